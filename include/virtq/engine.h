@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine that turns device queues: pop, start, perform, finish, push,
+ * publish, call.
+ *
+ * An engine is one thread that serves any number of queues of any number of
+ * devices. Other threads speak to it by message only; every call below that
+ * takes a queue posts one and waits until the engine has acted on it.
+ */
+#ifndef VIRTQ_ENGINE_H
+#define VIRTQ_ENGINE_H
+
+#include <virtq/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtq_engine;
+struct virtq_engine_queue;
+
+enum virtq_engine_kind {
+	VIRTQ_ENGINE_AUTO,	/* uring where the kernel has it, else sync */
+	VIRTQ_ENGINE_URING,	/* io_uring: I/O of all queues in flight at once */
+	VIRTQ_ENGINE_SYNC,	/* preadv and pwritev, one request at a time */
+};
+
+/**
+ * struct virtq_engine_config - an engine to be made
+ * @kind:    how it performs operations
+ * @entries: io_uring submission entries, a power of two; 0 for 256
+ * @spin_us: how long it polls its queues after the last request before it
+ *           asks for kicks and sleeps, microseconds; 0 never polls
+ *
+ * Since: 0.1
+ */
+struct virtq_engine_config {
+	enum virtq_engine_kind kind;
+	uint32_t entries;
+	uint32_t spin_us;
+};
+
+/**
+ * virtq_engine_create - make an engine and start its thread
+ * @out:    receives the engine
+ * @config: copied
+ * @err:    filled on failure; may be NULL
+ *
+ * Return: 0, or -ENOSYS (VIRTQ_ENGINE_URING and the kernel refuses io_uring),
+ *	-EINVAL, -ENOMEM, -EMFILE, -EAGAIN.
+ * Thread: any. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_create(struct virtq_engine **out,
+				  const struct virtq_engine_config *config,
+				  struct virtq_error *err);
+
+/** virtq_engine_destroy - stop the thread and free it; its queues must be removed. NULL is fine. */
+VIRTQ_API void virtq_engine_destroy(struct virtq_engine *engine);
+
+/** virtq_engine_kind - what AUTO became. */
+VIRTQ_API enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine);
+
+/**
+ * struct virtq_engine_queue_config - a queue to be turned
+ * @model:   what its requests mean; must outlive the queue
+ * @ring:    the device end; taken: belongs to the engine until removed
+ * @enabled: false to leave the driver's buffers alone until
+ *           virtq_engine_queue_enable()
+ * @kick_fd: readable when the driver has published, or -1 to poll the ring
+ * @call_fd: gets 8 bytes written when the driver asked to be called, or -1
+ * @err_fd:  gets 8 bytes written when the queue breaks, or -1
+ *
+ * The fds are eventfds, pipes or sockets; taken: closed when replaced or when
+ * the queue is removed.
+ *
+ * Since: 0.1
+ */
+struct virtq_engine_queue_config {
+	struct virtq_model *model;
+	struct virtq_device *ring;
+	int enabled;
+	int kick_fd;
+	int call_fd;
+	int err_fd;
+};
+
+/**
+ * virtq_engine_add - let the engine turn a queue
+ * @engine: the engine
+ * @config: the queue
+ * @out:    receives a handle for the calls below
+ *
+ * The engine looks at the ring at once, whether or not a kick comes.
+ *
+ * Return: 0, or -ENOMEM, -EINVAL (a kick_fd that cannot be polled); nothing was
+ *	taken then.
+ * Thread: any but the engine's own. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_add(struct virtq_engine *engine,
+			       const struct virtq_engine_queue_config *config,
+			       struct virtq_engine_queue **out);
+
+/**
+ * virtq_engine_remove - stop turning a queue
+ * @queue: the handle; invalid afterwards
+ *
+ * Takes no new request, waits for those in flight, publishes them, closes the
+ * fds. After it returns nothing of the engine touches the ring or the memory.
+ *
+ * Return: the device end, to ask for its position and destroy.
+ * Thread: any but the engine's own. Since: 0.1
+ */
+VIRTQ_API struct virtq_device *virtq_engine_remove(struct virtq_engine_queue *queue);
+
+/** virtq_engine_queue_enable - begin or cease to take requests; those in flight go on. */
+VIRTQ_API void virtq_engine_queue_enable(struct virtq_engine_queue *queue, int enabled);
+
+/* Which of a queue's fds virtq_engine_queue_set_fd() replaces. */
+enum virtq_engine_fd { VIRTQ_FD_KICK, VIRTQ_FD_CALL, VIRTQ_FD_ERR };
+
+/**
+ * virtq_engine_queue_set_fd - replace one fd of a running queue
+ * @fd: taken; -1 for none. A new call fd is signalled once, so that no call is lost
+ *
+ * Return: 0, or -EINVAL (a kick fd that cannot be polled); nothing was taken then.
+ */
+VIRTQ_API int virtq_engine_queue_set_fd(struct virtq_engine_queue *queue,
+					enum virtq_engine_fd which, int fd);
+
+/** virtq_engine_queue_set_map - virtq_device_set_map() on the engine's thread. */
+VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
+					 struct virtq_map *map,
+					 const struct virtq_ring *ring);
+
+/**
+ * struct virtq_engine_stats - what a queue has done since it was added
+ *
+ * Counts; bytes in bytes. Consistent with each other as of one moment.
+ */
+struct virtq_engine_stats {
+	uint64_t requests, malformed, failed;
+	uint64_t bytes_read, bytes_written;	/* through READ and WRITE operations */
+	uint64_t batches;			/* publications */
+	uint64_t kicks, calls;			/* kick fd seen readable; call fd signalled */
+	uint64_t sleeps;
+};
+
+/** virtq_engine_queue_stats - read the counters. */
+VIRTQ_API void virtq_engine_queue_stats(struct virtq_engine_queue *queue,
+					struct virtq_engine_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver's way to a device, whatever lies between: negotiate, share
+ * memory, start queues. Each transport's own header has the call that opens one.
+ *
+ * Order of use: offered(), accept(), share(), start() for each queue; stop()
+ * in any order; close(). config_read() any time after accept().
+ *
+ * Thread: one at a time. Calls may wait for the other side, at most the
+ * transport's timeout.
+ */
+#ifndef VIRTQ_TRANSPORT_H
+#define VIRTQ_TRANSPORT_H
+
+#include <virtq/driver.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtq_transport;
+
+/** virtq_transport_offered - feature bits that the device offers a driver. */
+VIRTQ_API struct virtq_features virtq_transport_offered(const struct virtq_transport *t);
+
+/** virtq_transport_device_id - VIRTIO_ID_..., or 0 where the transport cannot tell. */
+VIRTQ_API unsigned int virtq_transport_device_id(const struct virtq_transport *t);
+
+/** virtq_transport_queues - how many queues the device has, 1 if it does not say. */
+VIRTQ_API unsigned int virtq_transport_queues(const struct virtq_transport *t);
+
+/**
+ * virtq_transport_accept - settle the features
+ * @features: what the driver wants, a subset of those offered
+ * @err:      filled on failure; may be NULL
+ *
+ * Return: 0, -EINVAL (not a subset, or no VERSION_1 where the host is not
+ *	little-endian), -EPROTO or another error of the connection.
+ */
+VIRTQ_API int virtq_transport_accept(struct virtq_transport *t,
+				     struct virtq_features features,
+				     struct virtq_error *err);
+
+/**
+ * virtq_transport_config_read - read the device's configuration space
+ * @offset: bytes, @offset + @len at most 256
+ *
+ * Return: 0, -EINVAL (range), -ENOTSUP (the device shows none), -EIO (it
+ *	refused), or an error of the connection.
+ */
+VIRTQ_API int virtq_transport_config_read(struct virtq_transport *t, unsigned int offset,
+					  void *dst, unsigned int len,
+					  struct virtq_error *err);
+
+/**
+ * virtq_transport_share - let the device reach memory
+ * @map: every region needs an fd; the transport takes a reference
+ *
+ * Replaces what was shared before.
+ *
+ * Return: 0, -EINVAL (no fd, or more regions than the device takes), or an
+ *	error of the connection.
+ */
+VIRTQ_API int virtq_transport_share(struct virtq_transport *t, struct virtq_map *map,
+				    struct virtq_error *err);
+
+/**
+ * virtq_transport_start - let the device turn a queue
+ * @index:   which, from 0
+ * @q:       the driver end; its ring lies in shared memory
+ * @kick_fd: the device polls it; -1 if the device shall poll the ring
+ * @call_fd: the device signals it; -1 if this end polls
+ *
+ * The fds stay the caller's and are duplicated where need be.
+ *
+ * Return: 0, -EINVAL (index, or ring outside shared memory), or an error of
+ *	the connection.
+ */
+VIRTQ_API int virtq_transport_start(struct virtq_transport *t, unsigned int index,
+				    struct virtq_driver *q, int kick_fd, int call_fd,
+				    struct virtq_error *err);
+
+/**
+ * virtq_transport_stop - let the device finish what it took, and stop a queue
+ * @position: receives where it would go on; may be NULL
+ *
+ * Buffers it used meanwhile are in the ring: virtq_driver_get() them, then
+ * virtq_driver_detach() the rest.
+ *
+ * Return: 0 or an error of the connection; the queue counts as stopped then too.
+ */
+VIRTQ_API int virtq_transport_stop(struct virtq_transport *t, unsigned int index,
+				   uint32_t *position, struct virtq_error *err);
+
+/**
+ * virtq_transport_alive - has the other side gone away?
+ *
+ * Return: 1 while it is there, 0 once it is not. Does not block.
+ */
+VIRTQ_API int virtq_transport_alive(struct virtq_transport *t);
+
+/** virtq_transport_close - end the connection; queues are stopped. NULL is fine. */
+VIRTQ_API void virtq_transport_close(struct virtq_transport *t);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

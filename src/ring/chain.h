@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Station 2 of the device end: a descriptor chain becomes a request. Guest
+ * addresses die here; past this file there are only pointers.
+ *
+ * UNTRUSTED: everything read here is the driver's word. Each descriptor is
+ * copied once, checked, and only the copy is used.
+ */
+#ifndef VIRTQ_RING_CHAIN_H
+#define VIRTQ_RING_CHAIN_H
+
+#include <string.h>
+
+#include "mem/map.h"
+#include "ring/device.h"
+
+#define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
+
+/* A chain being walked. */
+struct walk {
+	struct virtq_span *spans;	/* where elements go */
+	uint32_t count;			/* elements so far */
+	uint32_t readable;		/* of those, readable ones */
+	uint32_t limit;			/* how many fit in @spans */
+	uint64_t readable_bytes;
+	uint64_t bytes;
+	bool writing;			/* a writable element has been seen */
+	uint16_t block;			/* of long chains, or NO_BLOCK */
+	uint32_t index;			/* where the chain began, for the fault record */
+};
+
+/* More elements than fit inline: move to a block for long chains. */
+NEVER_INLINE static int walk_grow(struct virtq_device *q, struct walk *w)
+{
+	struct virtq_span *block;
+
+	if (w->count >= q->max_segs)
+		return device_break(q, VIRTQ_FAULT_CHAIN_LENGTH, w->index, q->max_segs);
+	if (!q->free_blocks)
+		return -ENOSPC;
+	w->block = q->block_stack[--q->free_blocks];
+	block = q->blocks + (size_t)w->block * q->max_segs;
+	memcpy(block, w->spans, w->count * sizeof(*block));
+	w->spans = block;
+	w->limit = q->max_segs;
+	return 0;
+}
+
+/* An element outside the region used last, or over a border, or of length 0. */
+NEVER_INLINE static int walk_add_slow(struct virtq_device *q, struct walk *w, uint64_t addr,
+				      uint32_t len, unsigned int access)
+{
+	/* Nothing to access, so the address is not looked at (S-DEV-029). */
+	while (len) {
+		struct virtq_span piece;
+		int rc;
+
+		if (w->count == w->limit) {
+			rc = walk_grow(q, w);
+			if (rc)
+				return rc;
+		}
+		if (map_piece(q->use->map, addr, len, access, &piece, &q->region))
+			return device_break(q, VIRTQ_FAULT_ADDRESS, w->index, addr);
+		w->spans[w->count++] = piece;
+		len -= (uint32_t)piece.len;
+		if (len && addr + piece.len < addr)
+			return device_break(q, VIRTQ_FAULT_ADDRESS, w->index, addr);
+		addr += piece.len;
+	}
+	return 0;
+}
+
+/* Append one element to the request. */
+ALWAYS_INLINE int walk_add(struct virtq_device *q, struct walk *w, uint64_t addr, uint32_t len,
+			   bool writable, uint32_t desc_index)
+{
+	unsigned int access = writable ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
+
+	if (writable != w->writing) {
+		if (UNLIKELY(!writable))
+			return device_break(q, VIRTQ_FAULT_CHAIN_ORDER, w->index, desc_index);
+		w->writing = true;
+		w->readable = w->count;
+		w->readable_bytes = w->bytes;
+	}
+	w->bytes += len;
+	if (UNLIKELY(w->bytes > MAX_CHAIN_BYTES))
+		return device_break(q, VIRTQ_FAULT_CHAIN_BYTES, w->index, w->bytes);
+	if (LIKELY(len && w->count < w->limit && region_covers(q->region, addr, len, access))) {
+		w->spans[w->count].base = (uint8_t *)q->region->host + (addr - q->region->gpa);
+		w->spans[w->count].len = len;
+		w->count++;
+		return 0;
+	}
+	return walk_add_slow(q, w, addr, len, access);
+}
+
+/* ---- Indirect tables ---------------------------------------------------- */
+
+/* Where an indirect table lies, checked: @count entries at @host, or scattered. */
+struct walk_table {
+	const uint8_t *host;	/* NULL if it crosses a region border */
+	uint64_t addr;
+	uint32_t count;
+};
+
+/* The entry at @slot as two 64-bit words, each read once. */
+ALWAYS_INLINE int table_entry(struct virtq_device *q, const struct walk_table *table,
+			      uint32_t slot, struct virtq_desc *copy, uint32_t index)
+{
+	size_t off = (size_t)slot * sizeof(*copy), done = 0;
+
+	if (LIKELY(table->host)) {
+		/* Tables need not be aligned, so this is bytes; still a single read of each. */
+		shm_copy_in(copy, table->host + off, sizeof(*copy));
+		return 0;
+	}
+	while (done < sizeof(*copy)) {
+		struct virtq_span piece;
+
+		if (map_piece(q->use->map, table->addr + off + done, sizeof(*copy) - done,
+			      VIRTQ_ACCESS_READ, &piece, &q->region))
+			return device_break(q, VIRTQ_FAULT_ADDRESS, index, table->addr + off);
+		shm_copy_in((uint8_t *)copy + done, piece.base, piece.len);
+		done += piece.len;
+	}
+	return 0;
+}
+
+/* Check the descriptor that refers to a table; its WRITE flag means nothing (2.7.5.3.2). */
+NEVER_INLINE static int table_open(struct virtq_device *q, struct walk_table *table,
+				   uint64_t addr, uint32_t len, uint32_t index)
+{
+	uint64_t end;
+
+	if (!len || len % sizeof(struct virtq_desc) ||
+	    len / sizeof(struct virtq_desc) > q->max_segs)
+		return device_break(q, VIRTQ_FAULT_INDIRECT_LENGTH, index, len);
+	if (add_overflows(addr, len - 1, &end))
+		return device_break(q, VIRTQ_FAULT_ADDRESS, index, addr);
+	table->addr = addr;
+	table->count = len / (uint32_t)sizeof(struct virtq_desc);
+	table->host = virtq_map_ptr(q->use->map, addr, len, VIRTQ_ACCESS_READ);
+	return 0;
+}
+
+NEVER_INLINE static int walk_split_table(struct virtq_device *q, struct walk *w, uint64_t addr,
+					 uint32_t len)
+{
+	struct walk_table table;
+	uint32_t slot = 0, hops = 0;
+	int rc = table_open(q, &table, addr, len, w->index);
+
+	while (!rc) {
+		struct virtq_desc raw;
+		struct split_desc d;
+
+		if (hops++ == table.count)
+			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, hops);
+		rc = table_entry(q, &table, slot, &raw, w->index);
+		if (rc)
+			break;
+		d = split_desc_load(&raw);
+		if (d.flags & VIRTQ_DESC_F_INDIRECT)
+			return device_break(q, VIRTQ_FAULT_INDIRECT_NESTED, w->index, d.flags);
+		rc = walk_add(q, w, d.addr, d.len, d.flags & VIRTQ_DESC_F_WRITE, slot);
+		if (rc || !(d.flags & VIRTQ_DESC_F_NEXT))
+			break;
+		if (d.next >= table.count)
+			return device_break(q, VIRTQ_FAULT_NEXT_RANGE, w->index, d.next);
+		slot = d.next;
+	}
+	return rc;
+}
+
+/* Packed tables are read straight through; only WRITE counts in them (2.8.7). */
+NEVER_INLINE static int walk_packed_table(struct virtq_device *q, struct walk *w,
+					  uint64_t addr, uint32_t len)
+{
+	struct walk_table table;
+	int rc = table_open(q, &table, addr, len, w->index);
+
+	for (uint32_t slot = 0; !rc && slot < table.count; slot++) {
+		union { struct virtq_desc split; struct pvirtq_desc packed; } raw;
+
+		rc = table_entry(q, &table, slot, &raw.split, w->index);
+		if (!rc)
+			rc = walk_add(q, w, le64_value(raw.packed.addr),
+				      le32_value(raw.packed.len),
+				      le16_value(raw.packed.flags) & VIRTQ_DESC_F_WRITE, slot);
+	}
+	return rc;
+}
+
+/* ---- The two layouts ---------------------------------------------------- */
+
+ALWAYS_INLINE int walk_split(struct virtq_device *q, struct walk *w, uint16_t head)
+{
+	uint32_t slot = head, hops = 0, size = q->ring.size;
+
+	for (;;) {
+		struct split_desc d = split_desc_load(&q->split.ring.desc[slot]);
+		int rc;
+
+		if (UNLIKELY(d.flags & VIRTQ_DESC_F_INDIRECT)) {
+			if (!q->indirect_on)
+				return device_break(q, VIRTQ_FAULT_INDIRECT_OFF, w->index, d.flags);
+			if (d.flags & VIRTQ_DESC_F_NEXT)
+				return device_break(q, VIRTQ_FAULT_INDIRECT_NEXT, w->index,
+						    d.flags);
+			return walk_split_table(q, w, d.addr, d.len);
+		}
+		rc = walk_add(q, w, d.addr, d.len, d.flags & VIRTQ_DESC_F_WRITE, slot);
+		if (UNLIKELY(rc))
+			return rc;
+		if (!(d.flags & VIRTQ_DESC_F_NEXT))
+			return 0;
+		if (UNLIKELY(d.next >= size))
+			return device_break(q, VIRTQ_FAULT_NEXT_RANGE, w->index, d.next);
+		if (UNLIKELY(++hops == size))
+			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, hops);
+		slot = d.next;
+	}
+}
+
+/* Walks the list whose head has @flags; *@id and *@entries say what to echo and skip. */
+ALWAYS_INLINE int walk_packed(struct virtq_device *q, struct walk *w, uint16_t flags,
+			      uint16_t *id, uint16_t *entries)
+{
+	struct packed_cursor at = q->packed.avail;
+	uint32_t n = 0, size = q->ring.size;
+
+	for (;;) {
+		struct packed_desc d = packed_desc_load(&q->packed.ring.desc[at.slot], flags);
+		int rc;
+
+		n++;
+		if (UNLIKELY(flags & VIRTQ_DESC_F_INDIRECT)) {
+			if (!q->indirect_on)
+				return device_break(q, VIRTQ_FAULT_INDIRECT_OFF, w->index, flags);
+			if (n > 1 || flags & VIRTQ_DESC_F_NEXT)
+				return device_break(q, VIRTQ_FAULT_INDIRECT_NEXT, w->index, flags);
+			*id = d.id;
+			*entries = 1;
+			return walk_packed_table(q, w, d.addr, d.len);
+		}
+		rc = walk_add(q, w, d.addr, d.len, flags & VIRTQ_DESC_F_WRITE, at.slot);
+		if (UNLIKELY(rc))
+			return rc;
+		if (!(flags & VIRTQ_DESC_F_NEXT)) {
+			*id = d.id;
+			*entries = (uint16_t)n;
+			return 0;
+		}
+		if (UNLIKELY(n == size))
+			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, n);
+		packed_advance(&at, 1, size);
+		/* Ordered by the acquire of the head's flags: a list is published whole. */
+		flags = shm_load16(&q->packed.ring.desc[at.slot].flags);
+		if (UNLIKELY(!packed_is_avail(flags, at.wrap)))
+			return device_break(q, VIRTQ_FAULT_CHAIN_BROKEN, w->index, flags);
+	}
+}
+
+#endif

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: MIT */
+/* The device end of a queue: pop, push, publish. */
+#include "ring/device.h"
+
+#include <string.h>
+
+#include <virtq/spec/virtio.h>
+
+#include "base/error.h"
+#include "ring/chain.h"
+
+/* A region that holds nothing, for queues whose map is empty. */
+static const struct virtq_region no_region;
+
+/* ---- Set-up ------------------------------------------------------------- */
+
+/* Where the parts of the queue's memory begin, in bytes. */
+struct parts {
+	uint32_t req_bytes, slot_bytes, max_segs, long_chains;
+	size_t slots, slot_stack, head_busy, blocks, block_stack, total;
+};
+
+static struct parts parts_of(const struct virtq_device_config *config)
+{
+	size_t size = config->ring.size;
+	struct parts p = { 0 };
+	size_t at;
+
+	p.req_bytes = (uint32_t)align_up(config->req_bytes ? config->req_bytes :
+							      sizeof(struct virtq_req), 16);
+	p.slot_bytes = (uint32_t)align_up(p.req_bytes + VIRTQ_REQ_INLINE_SEGS *
+					  sizeof(struct virtq_span), 64);
+	p.max_segs = config->max_segs ? config->max_segs : size > 1024 ? (uint32_t)size : 1024;
+	p.long_chains = config->long_chains ? config->long_chains : 64;
+	if (p.max_segs <= VIRTQ_REQ_INLINE_SEGS)
+		p.long_chains = 0;
+
+	at = align_up(sizeof(struct virtq_device), 64);
+	p.slots = at;
+	at += size * p.slot_bytes;
+	p.blocks = at;
+	at += (size_t)p.long_chains * p.max_segs * sizeof(struct virtq_span);
+	p.slot_stack = at;
+	at += size * sizeof(uint16_t);
+	p.block_stack = at;
+	at += p.long_chains * sizeof(uint16_t);
+	p.head_busy = at;
+	at += ring_layout_of(config->ring.features) == RING_SPLIT ? size : 0;
+	p.total = at;
+	return p;
+}
+
+size_t virtq_device_bytes(const struct virtq_device_config *config)
+{
+	return parts_of(config).total;
+}
+
+static struct virtq_req *slot_at(const struct virtq_device *q, uint32_t slot)
+{
+	return (struct virtq_req *)(void *)(q->slots + (size_t)slot * q->slot_bytes);
+}
+
+static const struct virtq_region *first_region(const struct virtq_map *map)
+{
+	unsigned int count;
+	const struct virtq_region *regions = virtq_map_regions(map, &count);
+
+	return count ? regions : &no_region;
+}
+
+static int check_config(const struct virtq_device_config *config, struct virtq_error *err)
+{
+	if (!config->map)
+		return error_set(err, -EINVAL, "a device end needs a memory map");
+	if (config->req_bytes && config->req_bytes < sizeof(struct virtq_req))
+		return error_set(err, -EINVAL, "request structs of %u bytes are too small",
+				 config->req_bytes);
+	if (config->req_bytes > 65536 || config->long_chains >= NO_BLOCK ||
+	    config->max_segs > 1u << 20)
+		return error_set(err, -EINVAL,
+				 "request structs over 64 KiB, 65535 long chains or chains over 2^20 elements are too many");
+	return ring_check(&config->ring, err);
+}
+
+int virtq_device_init(void *memory, struct virtq_device **out,
+		      const struct virtq_device_config *config, struct virtq_error *err)
+{
+	struct virtq_device *q = memory;
+	bool event_idx = virtq_features_has(config->ring.features, VIRTIO_F_EVENT_IDX);
+	uint8_t *base = memory;
+	uint32_t position = ring_position_start(config->ring.features);
+	struct parts p;
+	int rc = check_config(config, err);
+
+	if (!rc && config->position) {
+		position = *config->position;
+		rc = ring_position_check(config->ring.features, config->ring.size, position, err);
+	}
+	if (rc)
+		return rc;
+	p = parts_of(config);
+	memset(q, 0, sizeof(*q));
+	q->layout = ring_layout_of(config->ring.features);
+	q->indirect_on = virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC);
+	q->ring = config->ring;
+	if (q->layout == RING_PACKED) {
+		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
+		packed_device_reset(&q->packed, packed_cursor_of((uint16_t)position),
+				    packed_cursor_of((uint16_t)(position >> 16)));
+	} else {
+		split_ring_set(&q->split.ring, &config->ring, event_idx);
+		split_device_reset(&q->split, (uint16_t)position);
+		q->head_busy = base + p.head_busy;
+		memset(q->head_busy, 0, config->ring.size);
+	}
+
+	q->max_segs = p.max_segs;
+	q->req_bytes = p.req_bytes;
+	q->slot_bytes = p.slot_bytes;
+	q->slots = base + p.slots;
+	q->blocks = (struct virtq_span *)(void *)(base + p.blocks);
+	q->slot_stack = (uint16_t *)(void *)(base + p.slot_stack);
+	q->block_stack = (uint16_t *)(void *)(base + p.block_stack);
+	for (uint32_t i = 0; i < config->ring.size; i++) {
+		struct virtq_req *req = slot_at(q, i);
+
+		memset(req, 0, q->req_bytes);
+		req->slot = (uint16_t)i;
+		req->queue = q;
+		q->slot_stack[config->ring.size - 1 - i] = (uint16_t)i;
+	}
+	for (uint32_t i = 0; i < p.long_chains; i++)
+		q->block_stack[p.long_chains - 1 - i] = (uint16_t)i;
+	q->free_slots = config->ring.size;
+	q->free_blocks = p.long_chains;
+
+	q->use = &q->uses[0];
+	q->use->map = config->map;	/* released in virtq_device_fini() or set_map() */
+	virtq_map_ref(config->map);
+	q->region = first_region(config->map);
+	*out = q;
+	return 0;
+}
+
+void virtq_device_fini(struct virtq_device *q)
+{
+	for (uint32_t i = 0; i < MAP_USES; i++) {
+		virtq_map_unref(q->uses[i].map);
+		q->uses[i].map = NULL;
+	}
+}
+
+int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
+			 const struct virtq_ring *ring)
+{
+	struct virtq_map_use *fresh = NULL;
+	bool same = ring->size == q->ring.size &&
+		    ring->features.word[0] == q->ring.features.word[0] &&
+		    ring->features.word[1] == q->ring.features.word[1];
+
+	if (!same || ring_check(ring, NULL))
+		return -EINVAL;
+	for (uint32_t i = 0; i < MAP_USES && !fresh; i++)
+		if (!q->uses[i].map)
+			fresh = &q->uses[i];
+	if (!fresh)
+		return -EBUSY;
+	virtq_map_ref(map);
+	fresh->map = map;
+	fresh->loans = 0;
+	if (!q->use->loans) {
+		virtq_map_unref(q->use->map);
+		q->use->map = NULL;
+	}
+	q->use = fresh;
+	q->region = first_region(map);
+	q->ring = *ring;
+	if (q->layout == RING_PACKED)
+		packed_ring_set(&q->packed.ring, ring, q->packed.ring.event_idx);
+	else
+		split_ring_set(&q->split.ring, ring, q->split.ring.event_idx);
+	return 0;
+}
+
+/* ---- Station 1 and 2: taking requests ----------------------------------- */
+
+NEVER_INLINE int device_break(struct virtq_device *q, enum virtq_fault_code code,
+			      uint32_t index, uint64_t value)
+{
+	q->fault = (struct virtq_fault){ .code = code, .index = index, .value = value };
+	q->dead = -EBADMSG;
+	return q->dead;
+}
+
+/* Check the head that the driver offers next (split). UNTRUSTED. */
+ALWAYS_INLINE int check_head(struct virtq_device *q, uint16_t head)
+{
+	if (UNLIKELY(head >= q->ring.size))
+		return device_break(q, VIRTQ_FAULT_HEAD_RANGE, q->split.avail_seen, head);
+	if (UNLIKELY(q->head_busy[head]))
+		return device_break(q, VIRTQ_FAULT_HEAD_BUSY, q->split.avail_seen, head);
+	return 0;
+}
+
+/* Make the next chain a request, or leave everything as it was. */
+ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16_t flags,
+			  const enum ring_layout layout)
+{
+	struct virtq_req *req = slot_at(q, q->slot_stack[q->free_slots - 1]);
+	struct walk w = {
+		.spans = (struct virtq_span *)(void *)((uint8_t *)req + q->req_bytes),
+		.limit = q->max_segs < VIRTQ_REQ_INLINE_SEGS ? q->max_segs :
+							       VIRTQ_REQ_INLINE_SEGS,
+		.block = NO_BLOCK,
+	};
+	uint16_t id = 0, entries = 1;
+	int rc;
+
+	if (layout == RING_PACKED) {
+		w.index = q->packed.avail.slot;
+		rc = walk_packed(q, &w, flags, &id, &entries);
+	} else {
+		w.index = q->split.avail_seen;
+		id = split_device_head(&q->split);
+		rc = check_head(q, id);
+		if (LIKELY(!rc))
+			rc = walk_split(q, &w, id);
+	}
+	if (UNLIKELY(rc)) {
+		if (w.block != NO_BLOCK)
+			q->block_stack[q->free_blocks++] = w.block;
+		return rc;
+	}
+	if (!w.writing) {
+		w.readable = w.count;
+		w.readable_bytes = w.bytes;
+	}
+
+	q->free_slots--;
+	req->rd.spans = w.spans;
+	req->rd.count = w.readable;
+	req->rd.bytes = w.readable_bytes;
+	req->wr.spans = w.spans + w.readable;
+	req->wr.count = w.count - w.readable;
+	req->wr.bytes = w.bytes - w.readable_bytes;
+	req->written = 0;
+	req->id = id;
+	req->entries = entries;
+	req->block = w.block;
+	req->on_loan = true;
+	req->sequence = ++q->sequence;
+	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
+	req->map_use = q->use;
+	q->use->loans++;
+	if (layout == RING_PACKED) {
+		packed_advance(&q->packed.avail, entries, q->ring.size);
+	} else {
+		q->split.avail_seen++;
+		q->head_busy[id] = 1;
+	}
+	*out = req;
+	return 0;
+}
+
+ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsigned int max,
+			  const enum ring_layout layout)
+{
+	unsigned int n = 0;
+	int rc = 0;
+
+	while (n < max) {
+		uint16_t flags = 0;
+
+		if (layout == RING_PACKED) {
+			if (!packed_device_ready(&q->packed, &flags))
+				break;
+			/* Every slot is on loan, so none can be available (hostile). */
+			if (UNLIKELY(!q->free_slots))
+				rc = device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->packed.avail.slot,
+						  flags);
+		} else {
+			rc = split_device_ready(&q->split);
+			if (UNLIKELY(rc < 0))
+				device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->split.avail_seen,
+					     q->split.avail_known);
+			else if (!rc)
+				break;
+			else
+				rc = LIKELY(q->free_slots) ? 0 :
+				     device_break(q, VIRTQ_FAULT_HEAD_BUSY, q->split.avail_seen,
+						  split_device_head(&q->split));
+		}
+		if (LIKELY(!rc))
+			rc = pop_one(q, &reqs[n], flags, layout);
+		if (UNLIKELY(rc))
+			return n ? (int)n : rc;
+		n++;
+	}
+	return (int)n;
+}
+
+int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs, unsigned int max)
+{
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	switch (q->layout) {
+	case RING_SPLIT:
+		return pop_all(q, reqs, max, RING_SPLIT);
+	case RING_PACKED:
+		return pop_all(q, reqs, max, RING_PACKED);
+	}
+	return -EINVAL;
+}
+
+/* Take the loan back: slot, block and map. */
+ALWAYS_INLINE void end_loan(struct virtq_device *q, struct virtq_req *req)
+{
+	struct virtq_map_use *use = req->map_use;
+
+	VIRTQ_ASSERT(req->on_loan && req->queue == q);
+	req->on_loan = false;
+	if (UNLIKELY(req->block != NO_BLOCK))
+		q->block_stack[q->free_blocks++] = req->block;
+	q->slot_stack[q->free_slots++] = req->slot;
+	if (UNLIKELY(--use->loans == 0 && use != q->use)) {
+		virtq_map_unref(use->map);
+		use->map = NULL;
+	}
+}
+
+int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
+{
+	if (!req->on_loan || req->sequence != q->sequence)
+		return -EINVAL;
+	q->sequence--;
+	if (q->layout == RING_PACKED) {
+		packed_retreat(&q->packed.avail, req->entries, q->ring.size);
+	} else {
+		q->split.avail_seen--;
+		q->head_busy[req->id] = 0;
+	}
+	end_loan(q, req);
+	return 0;
+}
+
+/* ---- Station 5: giving requests back ------------------------------------ */
+
+ALWAYS_INLINE void push_all(struct virtq_device *q, struct virtq_req *const *reqs,
+			    unsigned int count, const enum ring_layout layout)
+{
+	for (unsigned int i = 0; i < count; i++) {
+		struct virtq_req *req = reqs[i];
+
+		if (layout == RING_PACKED) {
+			packed_device_stage(&q->packed, req->id, req->written, req->entries);
+		} else {
+			split_device_stage(&q->split, req->id, req->written);
+			q->head_busy[req->id] = 0;
+		}
+		end_loan(q, req);
+	}
+}
+
+void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
+		       unsigned int count)
+{
+	switch (q->layout) {
+	case RING_SPLIT:
+		push_all(q, reqs, count, RING_SPLIT);
+		break;
+	case RING_PACKED:
+		push_all(q, reqs, count, RING_PACKED);
+		break;
+	}
+}
+
+int virtq_device_publish(struct virtq_device *q)
+{
+	switch (q->layout) {
+	case RING_SPLIT:
+		if (!split_device_staged(&q->split))
+			return 0;
+		split_device_publish(&q->split);
+		return split_device_needs_call(&q->split);
+	case RING_PACKED:
+		if (!packed_device_staged(&q->packed))
+			return 0;
+		packed_device_publish(&q->packed);
+		return packed_device_needs_call(&q->packed);
+	}
+	return 0;
+}
+
+int virtq_device_arm(struct virtq_device *q)
+{
+	return q->layout == RING_PACKED ? packed_device_arm(&q->packed) :
+					  split_device_arm(&q->split);
+}
+
+void virtq_device_disarm(struct virtq_device *q)
+{
+	if (q->layout == RING_PACKED)
+		packed_device_disarm(&q->packed);
+	else
+		split_device_disarm(&q->split);
+}
+
+/* ---- Questions ---------------------------------------------------------- */
+
+const struct virtq_ring *virtq_device_ring(const struct virtq_device *q)
+{
+	return &q->ring;
+}
+
+uint32_t virtq_device_in_flight(const struct virtq_device *q)
+{
+	return q->ring.size - q->free_slots;
+}
+
+struct virtq_fault virtq_device_fault(const struct virtq_device *q)
+{
+	return q->fault;
+}
+
+uint32_t virtq_device_position(const struct virtq_device *q)
+{
+	if (q->layout == RING_PACKED)
+		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
+		       packed_off_wrap(q->packed.avail);
+	return q->split.avail_seen;
+}

@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The driver end of a queue. What it hands to the device it remembers here, in
+ * private memory, and never reads back from the ring.
+ */
+#include <string.h>
+
+#include <virtq/driver.h>
+#include <virtq/spec/virtio.h>
+
+#include "base/error.h"
+#include "ring/layout.h"
+#include "ring/packed.h"
+#include "ring/split.h"
+
+#define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
+
+/* A buffer in flight, by head (split) or id (packed). */
+struct chain {
+	void *token;
+	uint64_t serial;		/* how many were added before it */
+	uint32_t writable_bytes;	/* at most this much may be reported as written */
+	uint16_t entries;		/* ring entries it takes; 0: not in flight */
+	uint16_t last;			/* split: its last descriptor */
+};
+
+struct virtq_driver {
+	enum ring_layout layout;
+	bool indirect_on;
+	int dead;			/* 0, or what calls return: -EBADMSG, -ESHUTDOWN */
+	uint32_t room;			/* free ring entries */
+	uint32_t in_flight;		/* chains added and not taken back */
+	uint64_t added;			/* chains ever added */
+	uint64_t published;		/* of those, how many the device has been shown */
+	uint32_t indirect_entries;
+	union {
+		struct split_driver split;
+		struct packed_driver packed;
+	};
+	struct chain *chains;
+	struct virtq_desc *indirect;
+	uint64_t indirect_addr;
+	struct virtq_fault fault;
+	struct virtq_ring ring;
+	uint32_t detach_at;
+};
+
+/* ---- Set-up ------------------------------------------------------------- */
+
+static size_t chains_offset(void)
+{
+	return align_up(sizeof(struct virtq_driver), 64);
+}
+
+static size_t links_offset(uint32_t size)
+{
+	return chains_offset() + sizeof(struct chain) * (size_t)size;
+}
+
+size_t virtq_driver_bytes(const struct virtq_driver_config *config)
+{
+	return links_offset(config->ring.size) + sizeof(uint16_t) * (size_t)config->ring.size;
+}
+
+static int check_indirect(const struct virtq_driver_config *config, struct virtq_error *err)
+{
+	if (!config->indirect)
+		return 0;
+	if (!config->indirect_entries || config->indirect_entries > VIRTQ_QUEUE_SIZE_MAX)
+		return error_set(err, -EINVAL, "an indirect table of %u entries cannot be",
+				 config->indirect_entries);
+	if ((uintptr_t)config->indirect % sizeof(struct virtq_desc))
+		return error_set(err, -EINVAL, "indirect tables are not aligned to 16 bytes");
+	return 0;
+}
+
+/* Clear the ring as the standard wants it before the device sees it (2.7.10.1, 2.8.13). */
+static void clear_ring(const struct virtq_ring *ring)
+{
+	struct virtq_ring_shape shape;
+
+	if (virtq_ring_shape(ring->features, ring->size, &shape))
+		return;
+	memset(ring->desc, 0, shape.desc_bytes);
+	memset(ring->driver, 0, shape.driver_bytes);
+	memset(ring->device, 0, shape.device_bytes);
+}
+
+/* Nothing may be in flight at a position to go on from: both sides stand at one place. */
+static int check_position(const struct virtq_driver_config *config, struct virtq_error *err)
+{
+	uint32_t position;
+	int rc;
+
+	if (!config->position)
+		return 0;
+	position = *config->position;
+	rc = ring_position_check(config->ring.features, config->ring.size, position, err);
+	if (!rc && ring_layout_of(config->ring.features) == RING_PACKED &&
+	    position >> 16 != (position & 0xffff))
+		rc = error_set(err, -EINVAL, "0x%x is a position with buffers in flight",
+			       position);
+	return rc;
+}
+
+int virtq_driver_init(void *memory, struct virtq_driver **out,
+		      const struct virtq_driver_config *config, struct virtq_error *err)
+{
+	struct virtq_driver *q = memory;
+	bool event_idx = virtq_features_has(config->ring.features, VIRTIO_F_EVENT_IDX);
+	uint32_t position = config->position ? *config->position :
+					       ring_position_start(config->ring.features);
+	bool fresh = !config->position;
+	uint16_t *links;
+	int rc;
+
+	rc = ring_check(&config->ring, err);
+	if (!rc)
+		rc = check_indirect(config, err);
+	if (!rc)
+		rc = check_position(config, err);
+	if (rc)
+		return rc;
+
+	memset(memory, 0, virtq_driver_bytes(config));
+	q->layout = ring_layout_of(config->ring.features);
+	q->ring = config->ring;
+	q->room = config->ring.size;
+	q->chains = (struct chain *)(void *)((uint8_t *)memory + chains_offset());
+	links = (uint16_t *)(void *)((uint8_t *)memory + links_offset(config->ring.size));
+	if (config->indirect &&
+	    virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC)) {
+		q->indirect_on = true;
+		q->indirect = config->indirect;
+		q->indirect_addr = config->indirect_addr;
+		/* No chain may be longer than the queue, tables counted (2.7.5.3.1, 2.8.19). */
+		q->indirect_entries = config->indirect_entries < config->ring.size ?
+				      config->indirect_entries : config->ring.size;
+	}
+	if (q->layout == RING_PACKED) {
+		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
+		q->packed.next_id = links;
+		packed_driver_reset(&q->packed, packed_cursor_of((uint16_t)position), fresh);
+	} else {
+		split_ring_set(&q->split.ring, &config->ring, event_idx);
+		q->split.next = links;
+		split_driver_reset(&q->split, (uint16_t)position, fresh);
+	}
+	if (fresh)
+		clear_ring(&config->ring);
+	*out = q;
+	return 0;
+}
+
+/* ---- Making buffers available ------------------------------------------- */
+
+/* Bytes of @count elements, 0 if one is empty (S-DRV-046). */
+ALWAYS_INLINE uint64_t total_bytes(const struct virtq_seg *segs, uint32_t count)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		if (UNLIKELY(!segs[i].len))
+			return 0;
+		sum += segs[i].len;
+	}
+	return sum;
+}
+
+/*
+ * Fill the indirect table that belongs to @table and describe it as one
+ * element. Split links the entries by next, packed takes them as they lie and
+ * allows no flag but WRITE (2.8.19).
+ */
+ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t table,
+					     const struct virtq_buffer *buf, uint32_t count,
+					     const enum ring_layout layout)
+{
+	size_t first = (size_t)table * q->indirect_entries;
+	struct virtq_desc *entries = q->indirect + first;
+	struct virtq_seg whole = {
+		.addr = q->indirect_addr + first * sizeof(*entries),
+		.len = count * (uint32_t)sizeof(*entries),
+	};
+
+	for (uint32_t i = 0; i < count; i++) {
+		bool more = layout == RING_SPLIT && i + 1 < count;
+		uint16_t flags = (uint16_t)((i >= buf->readable ? VIRTQ_DESC_F_WRITE : 0) |
+					    (more ? VIRTQ_DESC_F_NEXT : 0));
+
+		if (layout == RING_PACKED) {
+			struct pvirtq_desc *desc = (struct pvirtq_desc *)(void *)&entries[i];
+
+			shm_store64(&desc->addr, buf->segs[i].addr);
+			shm_store32(&desc->len, buf->segs[i].len);
+			shm_store16(&desc->id, 0);
+			shm_store16(&desc->flags, flags);
+		} else {
+			split_desc_store(&entries[i], buf->segs[i].addr, buf->segs[i].len, flags,
+					 more ? (uint16_t)(i + 1) : 0);
+		}
+	}
+	return whole;
+}
+
+ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
+			  const enum ring_layout layout)
+{
+	uint32_t count = (uint32_t)buf->readable + buf->writable, readable = buf->readable;
+	const struct virtq_seg *segs = buf->segs;
+	uint64_t writable_bytes, readable_bytes;
+	struct virtq_seg table;
+	uint16_t flags = 0, head, last = 0;
+	struct chain *chain;
+
+	readable_bytes = total_bytes(segs, readable);
+	writable_bytes = total_bytes(segs + readable, buf->writable);
+	if (UNLIKELY(!count || (readable && !readable_bytes) ||
+		     (buf->writable && !writable_bytes) ||
+		     readable_bytes + writable_bytes > MAX_CHAIN_BYTES))
+		return -EINVAL;
+
+	if (count > 1 && q->indirect_on && count <= q->indirect_entries) {
+		if (UNLIKELY(!q->room))
+			return -ENOSPC;
+		/* The table that goes with the head or id that will be taken next. */
+		table = fill_indirect(q, layout == RING_PACKED ? q->packed.free_head :
+							       q->split.free_head,
+				      buf, count, layout);
+		segs = &table;
+		count = readable = 1;
+		flags = VIRTQ_DESC_F_INDIRECT;
+	} else if (UNLIKELY(count > q->room)) {
+		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
+	}
+
+	if (layout == RING_PACKED)
+		head = packed_driver_stage(&q->packed, segs, readable, count, flags);
+	else
+		head = split_driver_stage(&q->split, segs, readable, count, flags, &last);
+	chain = &q->chains[head];
+	chain->token = buf->token;
+	chain->writable_bytes = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
+	chain->entries = (uint16_t)count;
+	chain->last = last;
+	chain->serial = q->added++;
+	q->room -= count;
+	q->in_flight++;
+	return 0;
+}
+
+ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *bufs,
+			  unsigned int count, const enum ring_layout layout)
+{
+	for (unsigned int i = 0; i < count; i++) {
+		int rc = add_one(q, &bufs[i], layout);
+
+		if (UNLIKELY(rc))
+			return i ? (int)i : rc;
+	}
+	return (int)count;
+}
+
+int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
+		     unsigned int count)
+{
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	switch (q->layout) {
+	case RING_SPLIT:
+		return add_all(q, bufs, count, RING_SPLIT);
+	case RING_PACKED:
+		return add_all(q, bufs, count, RING_PACKED);
+	}
+	return -EINVAL;
+}
+
+int virtq_driver_publish(struct virtq_driver *q)
+{
+	if (q->published == q->added || UNLIKELY(q->dead))
+		return 0;
+	q->published = q->added;
+	switch (q->layout) {
+	case RING_SPLIT:
+		split_driver_publish(&q->split);
+		return split_driver_needs_kick(&q->split);
+	case RING_PACKED:
+		packed_driver_publish(&q->packed);
+		return packed_driver_needs_kick(&q->packed);
+	}
+	return 0;
+}
+
+/* ---- Taking buffers back ------------------------------------------------ */
+
+NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_code code,
+				    uint32_t index, uint64_t value)
+{
+	q->fault = (struct virtq_fault){ .code = code, .index = index, .value = value };
+	q->dead = -EBADMSG;
+	return q->dead;
+}
+
+/*
+ * Turn one used id and length into a completion. UNTRUSTED: the id must name a
+ * buffer in flight, the length must fit what that buffer let the device write.
+ */
+ALWAYS_INLINE int complete_one(struct virtq_driver *q, struct virtq_completion *done,
+			       uint32_t id, uint32_t len, uint32_t index,
+			       const enum ring_layout layout)
+{
+	struct chain *chain;
+
+	if (UNLIKELY(id >= q->ring.size || !q->chains[id].entries ||
+		     q->chains[id].serial >= q->published))
+		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
+	chain = &q->chains[id];
+	if (UNLIKELY(len > chain->writable_bytes))
+		return break_queue(q, VIRTQ_FAULT_USED_LENGTH, index, len);
+
+	done->token = chain->token;
+	done->written = len;
+	if (layout == RING_PACKED) {
+		packed_driver_skip(&q->packed, chain->entries);
+		packed_driver_release(&q->packed, (uint16_t)id, chain->entries);
+	} else {
+		q->split.used_seen++;
+		split_driver_release(&q->split, (uint16_t)id, chain->last);
+	}
+	q->room += chain->entries;
+	q->in_flight--;
+	chain->entries = 0;
+	return 0;
+}
+
+ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
+			  unsigned int max, const enum ring_layout layout)
+{
+	unsigned int n = 0;
+
+	if (layout == RING_SPLIT) {
+		uint32_t ready = split_driver_ready(&q->split);
+
+		if (UNLIKELY(ready > q->in_flight))
+			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
+					   (uint16_t)(q->split.used_seen + ready));
+		if (max > ready)
+			max = ready;
+	}
+	while (n < max) {
+		uint32_t id, len, index;
+
+		if (layout == RING_PACKED) {
+			index = q->packed.used.slot;
+			if (!packed_driver_reap(&q->packed, &id, &len))
+				break;
+		} else {
+			index = q->split.used_seen;
+			split_driver_reap(&q->split, &id, &len);
+		}
+		if (UNLIKELY(complete_one(q, &done[n], id, len, index, layout)))
+			return n ? (int)n : -EBADMSG;
+		n++;
+	}
+	return (int)n;
+}
+
+int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsigned int max)
+{
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	switch (q->layout) {
+	case RING_SPLIT:
+		return get_all(q, done, max, RING_SPLIT);
+	case RING_PACKED:
+		return get_all(q, done, max, RING_PACKED);
+	}
+	return -EINVAL;
+}
+
+int virtq_driver_arm(struct virtq_driver *q)
+{
+	return q->layout == RING_PACKED ? packed_driver_arm(&q->packed) :
+					  split_driver_arm(&q->split);
+}
+
+void virtq_driver_disarm(struct virtq_driver *q)
+{
+	if (q->layout == RING_PACKED)
+		packed_driver_disarm(&q->packed);
+	else
+		split_driver_disarm(&q->split);
+}
+
+int virtq_driver_detach(struct virtq_driver *q, void **token)
+{
+	/* The ring no longer says what is free: it has to be made anew. */
+	if (!q->dead)
+		q->dead = -ESHUTDOWN;
+	for (; q->detach_at < q->ring.size; q->detach_at++) {
+		struct chain *chain = &q->chains[q->detach_at];
+
+		if (!chain->entries)
+			continue;
+		*token = chain->token;
+		chain->entries = 0;
+		q->in_flight--;
+		return 1;
+	}
+	return 0;
+}
+
+/* ---- Questions ---------------------------------------------------------- */
+
+const struct virtq_ring *virtq_driver_ring(const struct virtq_driver *q)
+{
+	return &q->ring;
+}
+
+uint32_t virtq_driver_room(const struct virtq_driver *q)
+{
+	return q->room;
+}
+
+uint32_t virtq_driver_in_flight(const struct virtq_driver *q)
+{
+	return q->in_flight;
+}
+
+struct virtq_fault virtq_driver_fault(const struct virtq_driver *q)
+{
+	return q->fault;
+}
+
+uint32_t virtq_driver_position(const struct virtq_driver *q)
+{
+	if (q->layout == RING_PACKED)
+		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
+		       packed_off_wrap(q->packed.avail);
+	return q->split.avail_published;
+}

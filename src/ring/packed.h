@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The packed ring (VIRTIO 1.4, 2.8), both ends: the only place that knows how
+ * one lies in memory. Positions are slots below the size, each with the wrap
+ * counter of its lap; sizes need not be powers of two, so nothing is masked.
+ *
+ * The lettered orders are defined in docs/ordering.md. The flags of a
+ * descriptor are its lock: whoever reads them with acquire and finds the
+ * descriptor his may read the rest.
+ */
+#ifndef VIRTQ_RING_PACKED_H
+#define VIRTQ_RING_PACKED_H
+
+#include <errno.h>
+
+#include <virtq/ring.h>
+#include <virtq/spec/ring.h>
+
+#include "base/check.h"
+#include "base/shm.h"
+#include "ring/event.h"
+
+#define PACKED_AVAIL ((uint16_t)(1u << VIRTQ_DESC_F_AVAIL))
+#define PACKED_USED ((uint16_t)(1u << VIRTQ_DESC_F_USED))
+
+/* ---- The areas ---------------------------------------------------------- */
+
+struct packed_ring {
+	struct pvirtq_desc *desc;
+	struct pvirtq_event_suppress *driver_event;
+	struct pvirtq_event_suppress *device_event;
+	uint32_t size;
+	bool event_idx;
+};
+
+static inline void packed_ring_set(struct packed_ring *ring, const struct virtq_ring *at,
+				   bool event_idx)
+{
+	ring->desc = at->desc;
+	ring->driver_event = at->driver;
+	ring->device_event = at->device;
+	ring->size = at->size;
+	ring->event_idx = event_idx;
+}
+
+/* A place in the ring: one side's cursor. */
+struct packed_cursor {
+	uint16_t slot;
+	bool wrap;
+};
+
+/* Move by @count slots, at most once round: the wrap counter flips at the end (2.8.1). */
+ALWAYS_INLINE void packed_advance(struct packed_cursor *at, uint32_t count, uint32_t size)
+{
+	uint32_t slot = at->slot + count;
+
+	if (slot >= size) {
+		slot -= size;
+		at->wrap = !at->wrap;
+	}
+	at->slot = (uint16_t)slot;
+}
+
+/* The way back, for a list that is handed back untouched. */
+ALWAYS_INLINE void packed_retreat(struct packed_cursor *at, uint32_t count, uint32_t size)
+{
+	uint32_t slot = at->slot;
+
+	if (slot < count) {
+		slot += size;
+		at->wrap = !at->wrap;
+	}
+	at->slot = (uint16_t)(slot - count);
+}
+
+/* Bits 0-14 and 15 of an off_wrap field, and of a position. */
+ALWAYS_INLINE uint16_t packed_off_wrap(struct packed_cursor at)
+{
+	return (uint16_t)(at.slot | (at.wrap ? 1u << 15 : 0));
+}
+
+static inline struct packed_cursor packed_cursor_of(uint16_t off_wrap)
+{
+	struct packed_cursor at = { off_wrap & 0x7fff, off_wrap >> 15 };
+
+	return at;
+}
+
+/* AVAIL equal to the wrap counter, USED its inverse: the device's turn. */
+ALWAYS_INLINE uint16_t packed_avail_flags(bool wrap)
+{
+	return wrap ? PACKED_AVAIL : PACKED_USED;
+}
+
+ALWAYS_INLINE bool packed_is_avail(uint16_t flags, bool wrap)
+{
+	return (flags & (PACKED_AVAIL | PACKED_USED)) == packed_avail_flags(wrap);
+}
+
+/* Both bits equal to the wrap counter: the driver's turn. */
+ALWAYS_INLINE uint16_t packed_used_flags(bool wrap)
+{
+	return wrap ? PACKED_AVAIL | PACKED_USED : 0;
+}
+
+ALWAYS_INLINE bool packed_is_used(uint16_t flags, bool wrap)
+{
+	return (flags & (PACKED_AVAIL | PACKED_USED)) == packed_used_flags(wrap);
+}
+
+/*
+ * Store our own event structure. The offset goes first: a peer that sees the
+ * flags also sees what they speak of (2.8.10).
+ */
+ALWAYS_INLINE void packed_event_store(struct pvirtq_event_suppress *own, uint16_t flags,
+				      uint16_t off_wrap)
+{
+	if (flags == RING_EVENT_FLAGS_DESC) {
+		shm_store16(&own->off_wrap, off_wrap);
+		shm_fence_release();
+	}
+	shm_store16(&own->flags, flags);
+}
+
+/* ---- Driver end --------------------------------------------------------- */
+
+struct packed_driver {
+	struct packed_ring ring;
+	struct packed_cursor avail;	/* next slot to fill; staged up to here */
+	struct packed_cursor used;	/* next slot the device will mark used */
+	uint32_t room;			/* free slots */
+	uint32_t moved;			/* slots filled since the last decision on a kick */
+	bool decided;			/* that count means something */
+	bool armed;
+	/* The head staged first since the last publish: its flags are held back. */
+	bool staged;
+	uint16_t staged_slot;
+	uint16_t staged_flags;
+	uint16_t free_head;		/* of the list of free ids */
+	uint16_t *next_id;
+};
+
+static inline void packed_driver_reset(struct packed_driver *drv, struct packed_cursor at,
+				       bool fresh)
+{
+	drv->avail = drv->used = at;
+	drv->room = drv->ring.size;
+	drv->moved = 0;
+	drv->decided = drv->armed = fresh;
+	drv->staged = false;
+	drv->free_head = 0;
+	for (uint32_t i = 0; i < drv->ring.size; i++)
+		drv->next_id[i] = (uint16_t)(i + 1);
+}
+
+/*
+ * Write a list of @count elements, or one INDIRECT element, into the next
+ * slots. The caller has made sure that there is room. Returns its id.
+ */
+ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
+					   const struct virtq_seg *segs, uint32_t readable,
+					   uint32_t count, uint16_t extra_flags)
+{
+	uint16_t id = drv->free_head, head_slot = drv->avail.slot, head_flags = 0;
+
+	drv->free_head = drv->next_id[id];
+	for (uint32_t i = 0; i < count; i++) {
+		struct pvirtq_desc *desc = &drv->ring.desc[drv->avail.slot];
+		uint16_t flags = (uint16_t)(extra_flags |
+					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
+					    (i + 1 < count ? VIRTQ_DESC_F_NEXT : 0) |
+					    packed_avail_flags(drv->avail.wrap));
+
+		shm_store64(&desc->addr, segs[i].addr);
+		shm_store32(&desc->len, segs[i].len);
+		/* Only the last member's id counts (2.8.6); the others carry it too. */
+		shm_store16(&desc->id, id);
+		if (i == 0)
+			head_flags = flags;
+		else
+			shm_store16(&desc->flags, flags);
+		packed_advance(&drv->avail, 1, drv->ring.size);
+	}
+	if (!drv->staged) {
+		drv->staged = true;
+		drv->staged_slot = head_slot;
+		drv->staged_flags = head_flags;
+	} else {
+		/*
+		 * No order needed: the device takes lists in turn and cannot
+		 * come here before the head that is held back (2.8.2).
+		 */
+		shm_store16(&drv->ring.desc[head_slot].flags, head_flags);
+	}
+	drv->room -= count;
+	drv->moved += count;
+	return id;
+}
+
+ALWAYS_INLINE void packed_driver_release(struct packed_driver *drv, uint16_t id, uint32_t count)
+{
+	drv->next_id[id] = drv->free_head;
+	drv->free_head = id;
+	drv->room += count;
+}
+
+/* Show the device every list staged since the last call (2.8.21.2). */
+ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
+{
+	/*
+	 * [A] release: all descriptors of the batch before the flags of its
+	 * first head, which alone keep the device out. Pairs with the [A]
+	 * acquire in packed_device_ready().
+	 */
+	shm_store_release16(&drv->ring.desc[drv->staged_slot].flags, drv->staged_flags);
+	drv->staged = false;
+}
+
+/* Must the driver notify the device of what it has just published (2.8.21.3)? */
+ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
+{
+	uint32_t moved = drv->decided ? drv->moved : drv->ring.size;
+
+	drv->moved = 0;
+	drv->decided = true;
+	/*
+	 * [C] full: our flags store before our load of the device's event
+	 * structure. Pairs with [C] in packed_device_arm().
+	 */
+	shm_fence_full();
+	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx, drv->avail.slot,
+				   drv->avail.wrap, moved, drv->ring.size);
+}
+
+/*
+ * Take the next used descriptor if there is one: UNTRUSTED copies of its id
+ * and length, read once. Only the next expected slot is looked at (2.8.2).
+ */
+ALWAYS_INLINE bool packed_driver_reap(struct packed_driver *drv, uint32_t *id, uint32_t *len)
+{
+	struct pvirtq_desc *desc = &drv->ring.desc[drv->used.slot];
+	/* [B] acquire: pairs with the [B] release in packed_device_publish(). */
+	uint16_t flags = shm_load_acquire16(&desc->flags);
+
+	if (!packed_is_used(flags, drv->used.wrap))
+		return false;
+	*id = shm_load16(&desc->id);
+	/* Without WRITE the length means nothing (2.8.4). */
+	*len = flags & VIRTQ_DESC_F_WRITE ? shm_load32(&desc->len) : 0;
+	return true;
+}
+
+/* Step over the slots that the list just reaped had taken (2.8.6). */
+ALWAYS_INLINE void packed_driver_skip(struct packed_driver *drv, uint32_t count)
+{
+	packed_advance(&drv->used, count, drv->ring.size);
+}
+
+/* Ask for a call when the next buffer is used (2.8.14). True if one has been already. */
+ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
+{
+	uint16_t flags;
+
+	if (drv->ring.event_idx)
+		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_DESC,
+				   packed_off_wrap(drv->used));
+	else if (!drv->armed)
+		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_ENABLE, 0);
+	drv->armed = true;
+	/* [D] full: pairs with [D] in packed_device_needs_call(). */
+	shm_fence_full();
+	flags = shm_load16(&drv->ring.desc[drv->used.slot].flags);
+	return packed_is_used(flags, drv->used.wrap);
+}
+
+ALWAYS_INLINE void packed_driver_disarm(struct packed_driver *drv)
+{
+	if (drv->armed)
+		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_DISABLE, 0);
+	drv->armed = false;
+}
+
+/* ---- Device end --------------------------------------------------------- */
+
+struct packed_device {
+	struct packed_ring ring;
+	struct packed_cursor avail;	/* next slot to take */
+	struct packed_cursor used;	/* next slot to mark; staged up to here */
+	uint32_t moved;			/* slots marked since the last decision on a call */
+	bool decided;			/* that count means something */
+	bool armed;
+	/* The used descriptor staged first since the last publish: flags held back. */
+	bool staged;
+	uint16_t staged_slot;
+	uint16_t staged_flags;
+};
+
+static inline void packed_device_reset(struct packed_device *dev, struct packed_cursor avail,
+				       struct packed_cursor used)
+{
+	dev->avail = avail;
+	dev->used = used;
+	dev->moved = 0;
+	/* What the driver armed before we came is unknown: the first call is sent (N-DEV-012). */
+	dev->decided = false;
+	dev->armed = false;
+	dev->staged = false;
+}
+
+/*
+ * Is the next list available? If so *@flags are its head's, read once.
+ * UNTRUSTED.
+ */
+ALWAYS_INLINE bool packed_device_ready(const struct packed_device *dev, uint16_t *flags)
+{
+	/* [A] acquire: pairs with the [A] release in packed_driver_publish(). */
+	*flags = shm_load_acquire16(&dev->ring.desc[dev->avail.slot].flags);
+	return packed_is_avail(*flags, dev->avail.wrap);
+}
+
+/* A private copy of one descriptor but its flags, each field read once. UNTRUSTED. */
+struct packed_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t id;
+	uint16_t flags;
+};
+
+ALWAYS_INLINE struct packed_desc packed_desc_load(const struct pvirtq_desc *desc,
+						  uint16_t flags)
+{
+	struct packed_desc d = {
+		.addr = shm_load64(&desc->addr),
+		.len = shm_load32(&desc->len),
+		.id = shm_load16(&desc->id),
+		.flags = flags,
+	};
+
+	return d;
+}
+
+/*
+ * Mark the list of @count slots with buffer id @id used; the driver sees it at
+ * the next publish. One used descriptor stands for the list (2.8.6).
+ */
+ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint16_t id, uint32_t len,
+				       uint32_t count)
+{
+	struct pvirtq_desc *desc = &dev->ring.desc[dev->used.slot];
+	uint16_t flags = (uint16_t)(packed_used_flags(dev->used.wrap) |
+				    (len ? VIRTQ_DESC_F_WRITE : 0));
+
+	shm_store16(&desc->id, id);
+	shm_store32(&desc->len, len);
+	if (!dev->staged) {
+		dev->staged = true;
+		dev->staged_slot = dev->used.slot;
+		dev->staged_flags = flags;
+	} else {
+		/* No order needed: the driver looks at the held-back slot first (2.8.2). */
+		shm_store16(&desc->flags, flags);
+	}
+	packed_advance(&dev->used, count, dev->ring.size);
+	dev->moved += count;
+}
+
+ALWAYS_INLINE bool packed_device_staged(const struct packed_device *dev)
+{
+	return dev->staged;
+}
+
+/* Show the driver everything staged since the last call, all at once (2.8.9). */
+ALWAYS_INLINE void packed_device_publish(struct packed_device *dev)
+{
+	/*
+	 * [B] release: data, ids, lengths and the flags of later slots before
+	 * the flags of the first. Pairs with the [B] acquire in
+	 * packed_driver_reap().
+	 */
+	shm_store_release16(&dev->ring.desc[dev->staged_slot].flags, dev->staged_flags);
+	dev->staged = false;
+}
+
+/* Must the device call the driver about what it has just published (2.8.10)? */
+ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
+{
+	uint32_t moved = dev->decided ? dev->moved : dev->ring.size;
+
+	dev->moved = 0;
+	dev->decided = true;
+	/*
+	 * [D] full: our flags store before our load of the driver's event
+	 * structure. Pairs with [D] in packed_driver_arm().
+	 */
+	shm_fence_full();
+	return packed_event_wanted(dev->ring.driver_event, dev->ring.event_idx, dev->used.slot,
+				   dev->used.wrap, moved, dev->ring.size);
+}
+
+/* Ask for a kick when the next list arrives (2.8.10). True if one slipped in meanwhile. */
+ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
+{
+	uint16_t flags;
+
+	if (dev->ring.event_idx)
+		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DESC,
+				   packed_off_wrap(dev->avail));
+	else if (!dev->armed)
+		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_ENABLE, 0);
+	dev->armed = true;
+	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
+	shm_fence_full();
+	return packed_device_ready(dev, &flags);
+}
+
+ALWAYS_INLINE void packed_device_disarm(struct packed_device *dev)
+{
+	if (dev->armed)
+		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DISABLE, 0);
+	dev->armed = false;
+}
+
+#endif

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The split ring (VIRTIO 1.4, 2.7), both ends: the only place that knows how
+ * one lies in memory. Indices named _idx run freely over 16 bits; a slot is an
+ * index modulo the size.
+ *
+ * The lettered orders are defined in docs/ordering.md.
+ */
+#ifndef VIRTQ_RING_SPLIT_H
+#define VIRTQ_RING_SPLIT_H
+
+#include <errno.h>
+
+#include <virtq/ring.h>
+#include <virtq/spec/ring.h>
+
+#include "base/check.h"
+#include "base/shm.h"
+#include "ring/event.h"
+
+/* ---- The areas ---------------------------------------------------------- */
+
+struct split_ring {
+	struct virtq_desc *desc;
+	struct virtq_avail *avail;
+	struct virtq_used *used;
+	uint16_t mask;		/* size - 1 */
+	bool event_idx;
+};
+
+static inline void split_ring_set(struct split_ring *ring, const struct virtq_ring *at,
+				  bool event_idx)
+{
+	ring->desc = at->desc;
+	ring->avail = at->driver;
+	ring->used = at->device;
+	ring->mask = (uint16_t)(at->size - 1);
+	ring->event_idx = event_idx;
+}
+
+ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint16_t idx)
+{
+	return (virtq_le16 *)(void *)(ring->avail + 1) + (idx & ring->mask);
+}
+
+ALWAYS_INLINE struct virtq_used_elem *split_used_entry(const struct split_ring *ring,
+						       uint16_t idx)
+{
+	return (struct virtq_used_elem *)(void *)(ring->used + 1) + (idx & ring->mask);
+}
+
+/* The event words lie behind the last entry (2.7.6, 2.7.8); only with EVENT_IDX. */
+ALWAYS_INLINE virtq_le16 *split_used_event(const struct split_ring *ring)
+{
+	return (virtq_le16 *)(void *)(ring->avail + 1) + ring->mask + 1;
+}
+
+ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
+{
+	return (virtq_le16 *)(void *)((struct virtq_used_elem *)(void *)(ring->used + 1) +
+				      ring->mask + 1);
+}
+
+/* ---- Driver end --------------------------------------------------------- */
+
+struct split_driver {
+	struct split_ring ring;
+	uint16_t avail_idx;		/* next to fill; staged up to here */
+	uint16_t avail_published;	/* the device has been shown up to here */
+	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
+	bool decided;			/* avail_decided means something */
+	bool armed;
+	uint16_t used_seen;		/* next used entry to take */
+	uint16_t free_head;
+	uint16_t *next;			/* private links: of the free list and of chains */
+};
+
+/*
+ * Nothing in flight, everything before @idx done. In a @fresh ring, cleared,
+ * flags are 0; what an old one holds is unknown, so the first kick is sent and
+ * the first arm writes them.
+ */
+static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bool fresh)
+{
+	drv->avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
+	drv->decided = drv->armed = fresh;
+	drv->free_head = 0;
+	for (uint32_t i = 0; i <= drv->ring.mask; i++)
+		drv->next[i] = (uint16_t)(i + 1);
+}
+
+ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint32_t len,
+				    uint16_t flags, uint16_t next)
+{
+	shm_store64(&desc->addr, addr);
+	shm_store32(&desc->len, len);
+	shm_store16(&desc->flags, flags);
+	shm_store16(&desc->next, next);
+}
+
+/*
+ * Write one chain of @count elements, or of one INDIRECT element, into free
+ * descriptors and its head into the next available entry. The caller has made
+ * sure that there are enough. Returns the head; *@last is its tail.
+ */
+ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct virtq_seg *segs,
+					  uint32_t readable, uint32_t count,
+					  uint16_t extra_flags, uint16_t *last)
+{
+	uint16_t head = drv->free_head, at = head;
+
+	for (uint32_t i = 0; i < count; i++) {
+		bool more = i + 1 < count;
+		uint16_t flags = (uint16_t)(extra_flags |
+					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
+					    (more ? VIRTQ_DESC_F_NEXT : 0));
+
+		*last = at;
+		/* Our own links, never read back from the table the device sees. */
+		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags,
+				 more ? drv->next[at] : 0);
+		at = drv->next[at];
+	}
+	drv->free_head = at;
+	shm_store16(split_avail_entry(&drv->ring, drv->avail_idx), head);
+	drv->avail_idx++;
+	return head;
+}
+
+/* Put the descriptors from @head to @last back on the free list. */
+ALWAYS_INLINE void split_driver_release(struct split_driver *drv, uint16_t head, uint16_t last)
+{
+	drv->next[last] = drv->free_head;
+	drv->free_head = head;
+}
+
+/* Show the device every chain staged since the last call (2.7.13.3). */
+ALWAYS_INLINE void split_driver_publish(struct split_driver *drv)
+{
+	/*
+	 * [A] release: the descriptors and available entries must be visible
+	 * before the index that covers them. Pairs with the [A] acquire in
+	 * split_device_ready().
+	 */
+	shm_store_release16(&drv->ring.avail->idx, drv->avail_idx);
+	drv->avail_published = drv->avail_idx;
+}
+
+/* Must the driver notify the device of what it has just published (2.7.13.4)? */
+ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
+{
+	uint16_t now = drv->avail_idx, old = drv->avail_decided;
+	bool decided = drv->decided;
+
+	drv->avail_decided = now;
+	drv->decided = true;
+	/*
+	 * [C] full: our index store before our load of the event word or
+	 * flags. Pairs with [C] in split_device_arm(). Without both, each side
+	 * can load before the other's store lands, and the chain waits for a
+	 * kick that nobody sends.
+	 */
+	shm_fence_full();
+	if (drv->ring.event_idx)
+		return !decided ||
+		       event_crossed(shm_load16(split_avail_event(&drv->ring)), now, old);
+	return !(shm_load16(&drv->ring.used->flags) & VIRTQ_USED_F_NO_NOTIFY);
+}
+
+/* How many used entries wait. UNTRUSTED: the caller compares with what is in flight. */
+ALWAYS_INLINE uint16_t split_driver_ready(const struct split_driver *drv)
+{
+	/* [B] acquire: pairs with the [B] release in split_device_publish(). */
+	return (uint16_t)(shm_load_acquire16(&drv->ring.used->idx) - drv->used_seen);
+}
+
+/* Take one used entry: UNTRUSTED copies of its id and length, read once. */
+ALWAYS_INLINE void split_driver_reap(struct split_driver *drv, uint32_t *id, uint32_t *len)
+{
+	struct virtq_used_elem *elem = split_used_entry(&drv->ring, drv->used_seen);
+
+	*id = shm_load32(&elem->id);
+	*len = shm_load32(&elem->len);
+}
+
+/*
+ * Ask for a call when the next buffer is used (2.7.7.1). Returns true if one
+ * has been used already.
+ */
+ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
+{
+	if (drv->ring.event_idx)
+		shm_store16(split_used_event(&drv->ring), drv->used_seen);
+	else if (!drv->armed)
+		shm_store16(&drv->ring.avail->flags, 0);
+	drv->armed = true;
+	/* [D] full: pairs with [D] in split_device_needs_call(). */
+	shm_fence_full();
+	return shm_load16(&drv->ring.used->idx) != drv->used_seen;
+}
+
+/* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.7.1). */
+ALWAYS_INLINE void split_driver_disarm(struct split_driver *drv)
+{
+	if (drv->armed && !drv->ring.event_idx)
+		shm_store16(&drv->ring.avail->flags, VIRTQ_AVAIL_F_NO_INTERRUPT);
+	drv->armed = false;
+}
+
+/* ---- Device end --------------------------------------------------------- */
+
+struct split_device {
+	struct split_ring ring;
+	uint16_t avail_seen;		/* next available entry to take */
+	uint16_t avail_known;		/* the driver has published up to here */
+	uint16_t used_idx;		/* next used entry to fill; staged up to here */
+	uint16_t used_published;	/* the driver has been shown up to here */
+	uint16_t used_decided;		/* used_idx at the last decision on a call */
+	bool decided;			/* used_decided means something */
+	bool armed;
+};
+
+static inline void split_device_reset(struct split_device *dev, uint16_t avail_idx)
+{
+	dev->avail_seen = dev->avail_known = avail_idx;
+	dev->used_idx = shm_load16(&dev->ring.used->idx);
+	dev->used_published = dev->used_decided = dev->used_idx;
+	/* What the driver armed before we came is unknown: the first call is sent (N-DEV-012). */
+	dev->decided = false;
+	/* So is what an earlier device left in the flags: the first arm or disarm writes them. */
+	dev->armed = false;
+}
+
+/*
+ * Number of chains ready to take, 0 if none, or -EBADMSG if the driver claims
+ * more chains than the ring holds. UNTRUSTED: all of it is the driver's word.
+ */
+ALWAYS_INLINE int split_device_ready(struct split_device *dev)
+{
+	uint16_t ready = (uint16_t)(dev->avail_known - dev->avail_seen);
+
+	if (ready)
+		return ready;
+	/* [A] acquire: pairs with the [A] release in split_driver_publish(). */
+	dev->avail_known = shm_load_acquire16(&dev->ring.avail->idx);
+	ready = (uint16_t)(dev->avail_known - dev->avail_seen);
+	return ready <= (uint32_t)dev->ring.mask + 1 ? ready : -EBADMSG;
+}
+
+/* The head of the next chain. UNTRUSTED. */
+ALWAYS_INLINE uint16_t split_device_head(const struct split_device *dev)
+{
+	return shm_load16(split_avail_entry(&dev->ring, dev->avail_seen));
+}
+
+/* A private copy of one descriptor, each field read once. UNTRUSTED. */
+struct split_desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags;
+	uint16_t next;
+};
+
+ALWAYS_INLINE struct split_desc split_desc_load(const struct virtq_desc *desc)
+{
+	struct split_desc d = {
+		.addr = shm_load64(&desc->addr),
+		.len = shm_load32(&desc->len),
+		.flags = shm_load16(&desc->flags),
+		.next = shm_load16(&desc->next),
+	};
+
+	return d;
+}
+
+/* Write one used element; the driver sees it at the next publish (2.7.8). */
+ALWAYS_INLINE void split_device_stage(struct split_device *dev, uint16_t head, uint32_t len)
+{
+	struct virtq_used_elem *elem = split_used_entry(&dev->ring, dev->used_idx);
+
+	shm_store32(&elem->id, head);
+	shm_store32(&elem->len, len);
+	dev->used_idx++;
+}
+
+ALWAYS_INLINE bool split_device_staged(const struct split_device *dev)
+{
+	return dev->used_idx != dev->used_published;
+}
+
+/* Show the driver every element staged since the last call (2.7.8.2). */
+ALWAYS_INLINE void split_device_publish(struct split_device *dev)
+{
+	/*
+	 * [B] release: data, ids and lengths must be visible before the index
+	 * that covers them. Pairs with the [B] acquire in split_driver_ready().
+	 */
+	shm_store_release16(&dev->ring.used->idx, dev->used_idx);
+	dev->used_published = dev->used_idx;
+}
+
+/* Must the device call the driver about what it has just published (2.7.7.2)? */
+ALWAYS_INLINE bool split_device_needs_call(struct split_device *dev)
+{
+	uint16_t now = dev->used_idx, old = dev->used_decided;
+	bool decided = dev->decided;
+
+	dev->used_decided = now;
+	dev->decided = true;
+	/*
+	 * [D] full: our index store before our load of the event word or
+	 * flags. Pairs with [D] in split_driver_arm().
+	 */
+	shm_fence_full();
+	if (dev->ring.event_idx)
+		return !decided ||
+		       event_crossed(shm_load16(split_used_event(&dev->ring)), now, old);
+	return !(shm_load16(&dev->ring.avail->flags) & VIRTQ_AVAIL_F_NO_INTERRUPT);
+}
+
+/*
+ * Ask for a kick when the next chain arrives (2.7.10). Returns true if one
+ * slipped in meanwhile: the caller must look again before it sleeps.
+ */
+ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
+{
+	if (dev->ring.event_idx)
+		shm_store16(split_avail_event(&dev->ring), dev->avail_seen);
+	else if (!dev->armed)
+		shm_store16(&dev->ring.used->flags, 0);
+	dev->armed = true;
+	/* [C] full: pairs with [C] in split_driver_needs_kick(). */
+	shm_fence_full();
+	return shm_load16(&dev->ring.avail->idx) != dev->avail_seen;
+}
+
+/* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.10.2). */
+ALWAYS_INLINE void split_device_disarm(struct split_device *dev)
+{
+	if (dev->armed && !dev->ring.event_idx)
+		shm_store16(&dev->ring.used->flags, VIRTQ_USED_F_NO_NOTIFY);
+	dev->armed = false;
+}
+
+#endif
