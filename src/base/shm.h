@@ -140,15 +140,23 @@ static inline void shm_fence_release(void)
 }
 
 /*
- * Stores before it are visible before loads after it are done. The one fence
- * that x86 needs too.
- *
- * VIRTQ_TEST_NO_FULL_FENCE takes it out, to show that the tests of [C] and [D]
- * notice; no build that is installed defines it.
+ * [C] and [D]: stores before it are visible before loads after it are done.
+ * The one kind of fence that x86 needs too. Two names for one fence, so that
+ * each can be taken out alone to show that the tests of its letter notice; no
+ * build that is installed defines these macros.
  */
-static inline void shm_fence_full(void)
+static inline void shm_fence_kick(void)
 {
-#ifdef VIRTQ_TEST_NO_FULL_FENCE
+#ifdef VIRTQ_TEST_NO_FENCE_C
+	__asm__ __volatile__("" ::: "memory");
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+static inline void shm_fence_call(void)
+{
+#ifdef VIRTQ_TEST_NO_FENCE_D
 	__asm__ __volatile__("" ::: "memory");
 #else
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -195,12 +195,13 @@ NEVER_INLINE static int walk_packed_table(struct virtq_device *q, struct walk *w
 
 /* ---- The two layouts ---------------------------------------------------- */
 
-ALWAYS_INLINE int walk_split(struct virtq_device *q, struct walk *w, uint16_t head)
+/* The chain that begins with @d, a copy of the descriptor at @head. */
+NEVER_INLINE static int walk_split(struct virtq_device *q, struct walk *w, uint16_t head,
+				   struct split_desc d)
 {
 	uint32_t slot = head, hops = 0, size = q->ring.size;
 
 	for (;;) {
-		struct split_desc d = split_desc_load(&q->split.ring.desc[slot]);
 		int rc;
 
 		if (UNLIKELY(d.flags & VIRTQ_DESC_F_INDIRECT)) {
@@ -221,34 +222,38 @@ ALWAYS_INLINE int walk_split(struct virtq_device *q, struct walk *w, uint16_t he
 		if (UNLIKELY(++hops == size))
 			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, hops);
 		slot = d.next;
+		d = split_desc_load(&q->split.ring.desc[slot]);
 	}
 }
 
-/* Walks the list whose head has @flags; *@id and *@entries say what to echo and skip. */
-ALWAYS_INLINE int walk_packed(struct virtq_device *q, struct walk *w, uint16_t flags,
-			      uint16_t *id, uint16_t *entries)
+/*
+ * The list that begins with @d, a copy of the next available descriptor.
+ * *@id and *@entries say what to echo and how much to skip.
+ */
+NEVER_INLINE static int walk_packed(struct virtq_device *q, struct walk *w, struct packed_desc d,
+				    uint16_t *id, uint16_t *entries)
 {
 	struct packed_cursor at = q->packed.avail;
 	uint32_t n = 0, size = q->ring.size;
 
 	for (;;) {
-		struct packed_desc d = packed_desc_load(&q->packed.ring.desc[at.slot], flags);
 		int rc;
 
 		n++;
-		if (UNLIKELY(flags & VIRTQ_DESC_F_INDIRECT)) {
+		if (UNLIKELY(d.flags & VIRTQ_DESC_F_INDIRECT)) {
 			if (!q->indirect_on)
-				return device_break(q, VIRTQ_FAULT_INDIRECT_OFF, w->index, flags);
-			if (n > 1 || flags & VIRTQ_DESC_F_NEXT)
-				return device_break(q, VIRTQ_FAULT_INDIRECT_NEXT, w->index, flags);
+				return device_break(q, VIRTQ_FAULT_INDIRECT_OFF, w->index, d.flags);
+			if (n > 1 || d.flags & VIRTQ_DESC_F_NEXT)
+				return device_break(q, VIRTQ_FAULT_INDIRECT_NEXT, w->index,
+						    d.flags);
 			*id = d.id;
 			*entries = 1;
 			return walk_packed_table(q, w, d.addr, d.len);
 		}
-		rc = walk_add(q, w, d.addr, d.len, flags & VIRTQ_DESC_F_WRITE, at.slot);
+		rc = walk_add(q, w, d.addr, d.len, d.flags & VIRTQ_DESC_F_WRITE, at.slot);
 		if (UNLIKELY(rc))
 			return rc;
-		if (!(flags & VIRTQ_DESC_F_NEXT)) {
+		if (!(d.flags & VIRTQ_DESC_F_NEXT)) {
 			*id = d.id;
 			*entries = (uint16_t)n;
 			return 0;
@@ -257,9 +262,10 @@ ALWAYS_INLINE int walk_packed(struct virtq_device *q, struct walk *w, uint16_t f
 			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, n);
 		packed_advance(&at, 1, size);
 		/* Ordered by the acquire of the head's flags: a list is published whole. */
-		flags = shm_load16(&q->packed.ring.desc[at.slot].flags);
-		if (UNLIKELY(!packed_is_avail(flags, at.wrap)))
-			return device_break(q, VIRTQ_FAULT_CHAIN_BROKEN, w->index, flags);
+		d.flags = shm_load16(&q->packed.ring.desc[at.slot].flags);
+		if (UNLIKELY(!packed_is_avail(d.flags, at.wrap)))
+			return device_break(q, VIRTQ_FAULT_CHAIN_BROKEN, w->index, d.flags);
+		d = packed_desc_load(&q->packed.ring.desc[at.slot], d.flags);
 	}
 }
 

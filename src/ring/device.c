@@ -202,29 +202,62 @@ ALWAYS_INLINE int check_head(struct virtq_device *q, uint16_t head)
 	return 0;
 }
 
-/* Make the next chain a request, or leave everything as it was. */
-ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16_t flags,
-			  const enum ring_layout layout)
+/* The inline spans of a slot lie behind the caller's struct. */
+ALWAYS_INLINE struct virtq_span *inline_spans(const struct virtq_device *q,
+					      struct virtq_req *req)
 {
-	struct virtq_req *req = slot_at(q, q->slot_stack[q->free_slots - 1]);
+	return (struct virtq_span *)(void *)((uint8_t *)req + q->req_bytes);
+}
+
+/* What both ways of popping know of a chain in the end. */
+struct popped {
+	uint16_t id;		/* to echo */
+	uint16_t entries;	/* ring entries to step over */
+	uint16_t block;
+};
+
+/* The chain is good: lend it out and step over it. */
+ALWAYS_INLINE void begin_loan(struct virtq_device *q, struct virtq_req *req, struct popped p,
+			      const enum ring_layout layout)
+{
+	q->free_slots--;
+	req->written = 0;
+	req->id = p.id;
+	req->entries = p.entries;
+	req->block = p.block;
+	req->on_loan = true;
+	req->sequence = ++q->sequence;
+	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
+	req->map_use = q->use;
+	q->use->loans++;
+	if (layout == RING_PACKED) {
+		packed_advance(&q->packed.avail, p.entries, q->ring.size);
+	} else {
+		q->split.avail_seen++;
+		q->head_busy[p.id] = 1;
+	}
+}
+
+/* A chain that begins with @d (split, at @head) or @pd (packed): walk all of it. */
+NEVER_INLINE static int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16_t head,
+				 struct split_desc d, struct packed_desc pd,
+				 const enum ring_layout layout)
+{
 	struct walk w = {
-		.spans = (struct virtq_span *)(void *)((uint8_t *)req + q->req_bytes),
+		.spans = inline_spans(q, req),
 		.limit = q->max_segs < VIRTQ_REQ_INLINE_SEGS ? q->max_segs :
 							       VIRTQ_REQ_INLINE_SEGS,
 		.block = NO_BLOCK,
 	};
-	uint16_t id = 0, entries = 1;
+	struct popped p = { .id = head, .entries = 1 };
 	int rc;
 
 	if (layout == RING_PACKED) {
 		w.index = q->packed.avail.slot;
-		rc = walk_packed(q, &w, flags, &id, &entries);
+		rc = walk_packed(q, &w, pd, &p.id, &p.entries);
 	} else {
 		w.index = q->split.avail_seen;
-		id = split_device_head(&q->split);
-		rc = check_head(q, id);
-		if (LIKELY(!rc))
-			rc = walk_split(q, &w, id);
+		rc = walk_split(q, &w, head, d);
 	}
 	if (UNLIKELY(rc)) {
 		if (w.block != NO_BLOCK)
@@ -235,30 +268,69 @@ ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16
 		w.readable = w.count;
 		w.readable_bytes = w.bytes;
 	}
-
-	q->free_slots--;
 	req->rd.spans = w.spans;
 	req->rd.count = w.readable;
 	req->rd.bytes = w.readable_bytes;
 	req->wr.spans = w.spans + w.readable;
 	req->wr.count = w.count - w.readable;
 	req->wr.bytes = w.bytes - w.readable_bytes;
-	req->written = 0;
-	req->id = id;
-	req->entries = entries;
-	req->block = w.block;
-	req->on_loan = true;
-	req->sequence = ++q->sequence;
-	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
-	req->map_use = q->use;
-	q->use->loans++;
-	if (layout == RING_PACKED) {
-		packed_advance(&q->packed.avail, entries, q->ring.size);
-	} else {
-		q->split.avail_seen++;
-		q->head_busy[id] = 1;
-	}
+	p.block = w.block;
+	begin_loan(q, req, p, layout);
+	return 0;
+}
+
+/* A chain of one element inside the region used last, which is what most are. */
+ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, struct popped p,
+			      uint64_t addr, uint32_t len, bool writable,
+			      const enum ring_layout layout)
+{
+	struct virtq_span *span = inline_spans(q, req);
+
+	span->base = (uint8_t *)q->region->host + (addr - q->region->gpa);
+	span->len = len;
+	req->rd.spans = req->wr.spans = span;
+	req->rd.count = !writable;
+	req->rd.bytes = writable ? 0 : len;
+	req->wr.count = writable;
+	req->wr.bytes = writable ? len : 0;
+	begin_loan(q, req, p, layout);
+}
+
+/* Make the next chain a request, or leave everything as it was. */
+ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16_t flags,
+			  const enum ring_layout layout)
+{
+	struct virtq_req *req = slot_at(q, q->slot_stack[q->free_slots - 1]);
+	struct popped p = { .entries = 1, .block = NO_BLOCK };
+	struct split_desc d = { 0 };
+	struct packed_desc pd = { 0 };
+	unsigned int access;
+	uint64_t addr;
+	uint32_t len;
+
 	*out = req;
+	if (layout == RING_PACKED) {
+		pd = packed_desc_load(&q->packed.ring.desc[q->packed.avail.slot], flags);
+		p.id = pd.id;
+		addr = pd.addr;
+		len = pd.len;
+	} else {
+		int rc;
+
+		p.id = split_device_head(&q->split);
+		rc = check_head(q, p.id);
+		if (UNLIKELY(rc))
+			return rc;
+		d = split_desc_load(&q->split.ring.desc[p.id]);
+		flags = d.flags;
+		addr = d.addr;
+		len = d.len;
+	}
+	access = flags & VIRTQ_DESC_F_WRITE ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
+	if (UNLIKELY((flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) || !len ||
+		     !region_covers(q->region, addr, len, access)))
+		return pop_walk(q, req, p.id, d, pd, layout);
+	pop_single(q, req, p, addr, len, flags & VIRTQ_DESC_F_WRITE, layout);
 	return 0;
 }
 

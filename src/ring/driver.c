@@ -203,49 +203,73 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 	return whole;
 }
 
-ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
-			  const enum ring_layout layout)
+/* Stage @count elements, for which there is room, and remember the buffer. */
+ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
+			 uint32_t readable, uint32_t count, uint16_t flags,
+			 uint64_t writable_bytes, void *token, const enum ring_layout layout)
 {
-	uint32_t count = (uint32_t)buf->readable + buf->writable, readable = buf->readable;
-	const struct virtq_seg *segs = buf->segs;
-	uint64_t writable_bytes, readable_bytes;
-	struct virtq_seg table;
-	uint16_t flags = 0, head, last = 0;
+	uint16_t head, last = 0;
 	struct chain *chain;
-
-	readable_bytes = total_bytes(segs, readable);
-	writable_bytes = total_bytes(segs + readable, buf->writable);
-	if (UNLIKELY(!count || (readable && !readable_bytes) ||
-		     (buf->writable && !writable_bytes) ||
-		     readable_bytes + writable_bytes > MAX_CHAIN_BYTES))
-		return -EINVAL;
-
-	if (count > 1 && q->indirect_on && count <= q->indirect_entries) {
-		if (UNLIKELY(!q->room))
-			return -ENOSPC;
-		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, layout == RING_PACKED ? q->packed.free_head :
-							       q->split.free_head,
-				      buf, count, layout);
-		segs = &table;
-		count = readable = 1;
-		flags = VIRTQ_DESC_F_INDIRECT;
-	} else if (UNLIKELY(count > q->room)) {
-		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
-	}
 
 	if (layout == RING_PACKED)
 		head = packed_driver_stage(&q->packed, segs, readable, count, flags);
 	else
 		head = split_driver_stage(&q->split, segs, readable, count, flags, &last);
 	chain = &q->chains[head];
-	chain->token = buf->token;
+	chain->token = token;
+	chain->serial = q->added++;
 	chain->writable_bytes = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
 	chain->entries = (uint16_t)count;
 	chain->last = last;
-	chain->serial = q->added++;
 	q->room -= count;
 	q->in_flight++;
+}
+
+/* A buffer of several elements: as an indirect table if there are such, else as a chain. */
+NEVER_INLINE static int add_many(struct virtq_driver *q, const struct virtq_buffer *buf,
+				 const enum ring_layout layout)
+{
+	uint32_t count = (uint32_t)buf->readable + buf->writable;
+	const struct virtq_seg *segs = buf->segs;
+	uint64_t readable_bytes = total_bytes(segs, buf->readable);
+	uint64_t writable_bytes = total_bytes(segs + buf->readable, buf->writable);
+
+	if (UNLIKELY(!count || (buf->readable && !readable_bytes) ||
+		     (buf->writable && !writable_bytes) ||
+		     readable_bytes + writable_bytes > MAX_CHAIN_BYTES))
+		return -EINVAL;
+
+	if (q->indirect_on && count <= q->indirect_entries) {
+		struct virtq_seg table;
+
+		if (UNLIKELY(!q->room))
+			return -ENOSPC;
+		/* The table that goes with the head or id that will be taken next. */
+		table = fill_indirect(q, layout == RING_PACKED ? q->packed.free_head :
+							       q->split.free_head,
+				      buf, count, layout);
+		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable_bytes, buf->token, layout);
+		return 0;
+	}
+	if (UNLIKELY(count > q->room))
+		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
+	stage(q, segs, buf->readable, count, 0, writable_bytes, buf->token, layout);
+	return 0;
+}
+
+ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
+			  const enum ring_layout layout)
+{
+	uint32_t len;
+
+	if ((uint32_t)buf->readable + buf->writable != 1)
+		return add_many(q, buf, layout);
+	len = buf->segs[0].len;
+	if (UNLIKELY(!len))
+		return -EINVAL;
+	if (UNLIKELY(!q->room))
+		return -ENOSPC;
+	stage(q, buf->segs, buf->readable, 1, 0, buf->writable ? len : 0, buf->token, layout);
 	return 0;
 }
 

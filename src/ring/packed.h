@@ -227,7 +227,7 @@ ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 	 * [C] full: our flags store before our load of the device's event
 	 * structure. Pairs with [C] in packed_device_arm().
 	 */
-	shm_fence_full();
+	shm_fence_kick();
 	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx, drv->avail.slot,
 				   drv->avail.wrap, moved, drv->ring.size);
 }
@@ -268,7 +268,7 @@ ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_ENABLE, 0);
 	drv->armed = true;
 	/* [D] full: pairs with [D] in packed_device_needs_call(). */
-	shm_fence_full();
+	shm_fence_call();
 	flags = shm_load16(&drv->ring.desc[drv->used.slot].flags);
 	return packed_is_used(flags, drv->used.wrap);
 }
@@ -392,7 +392,7 @@ ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
 	 * [D] full: our flags store before our load of the driver's event
 	 * structure. Pairs with [D] in packed_driver_arm().
 	 */
-	shm_fence_full();
+	shm_fence_call();
 	return packed_event_wanted(dev->ring.driver_event, dev->ring.event_idx, dev->used.slot,
 				   dev->used.wrap, moved, dev->ring.size);
 }
@@ -409,7 +409,7 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_ENABLE, 0);
 	dev->armed = true;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
-	shm_fence_full();
+	shm_fence_kick();
 	return packed_device_ready(dev, &flags);
 }
 

@@ -160,7 +160,7 @@ ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
 	 * can load before the other's store lands, and the chain waits for a
 	 * kick that nobody sends.
 	 */
-	shm_fence_full();
+	shm_fence_kick();
 	if (drv->ring.event_idx)
 		return !decided ||
 		       event_crossed(shm_load16(split_avail_event(&drv->ring)), now, old);
@@ -195,7 +195,7 @@ ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
 		shm_store16(&drv->ring.avail->flags, 0);
 	drv->armed = true;
 	/* [D] full: pairs with [D] in split_device_needs_call(). */
-	shm_fence_full();
+	shm_fence_call();
 	return shm_load16(&drv->ring.used->idx) != drv->used_seen;
 }
 
@@ -311,7 +311,7 @@ ALWAYS_INLINE bool split_device_needs_call(struct split_device *dev)
 	 * [D] full: our index store before our load of the event word or
 	 * flags. Pairs with [D] in split_driver_arm().
 	 */
-	shm_fence_full();
+	shm_fence_call();
 	if (dev->ring.event_idx)
 		return !decided ||
 		       event_crossed(shm_load16(split_used_event(&dev->ring)), now, old);
@@ -330,7 +330,7 @@ ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
 		shm_store16(&dev->ring.used->flags, 0);
 	dev->armed = true;
 	/* [C] full: pairs with [C] in split_driver_needs_kick(). */
-	shm_fence_full();
+	shm_fence_kick();
 	return shm_load16(&dev->ring.avail->idx) != dev->avail_seen;
 }
 

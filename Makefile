@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+# The front door: each target does its own set-up. The build itself is Meson's.
+#
+#   make            build library and tool into build/
+#   make demo       serve an ext4 image, copy it out and back through virtqueues
+#   make check      build with warnings as errors and run all tests
+#   make bench      measure (minutes)
+#   make install    DESTDIR=... PREFIX=/usr/local
+# and for developers:
+#   make check-asan check-tsan   the tests under sanitizers
+#   make check-guest             every guest configuration, not just two
+
+BUILD ?= build
+PREFIX ?= /usr/local
+MESON_FLAGS ?=
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	tools/setup.sh build
+	meson setup $(BUILD) --prefix=$(PREFIX) $(MESON_FLAGS)
+
+demo:
+	tools/setup.sh demo
+	$(MAKE) all
+	tools/demo.sh $(BUILD)/cli/virtq
+
+check:
+	tools/setup.sh check
+	tools/check.sh $(BUILD)-check
+
+check-asan:
+	tools/setup.sh check
+	CC=gcc tools/check.sh $(BUILD)-asan --no-suite guest --no-suite interop -- \
+		-Db_sanitize=address,undefined -Db_lundef=false
+
+check-tsan:
+	tools/setup.sh check
+	CC=clang tools/check.sh $(BUILD)-tsan --no-suite guest --no-suite interop -- \
+		-Db_sanitize=thread -Db_lundef=false
+
+check-guest:
+	tools/setup.sh check
+	tools/check.sh $(BUILD)-check --suite guest --suite guest-full
+
+bench:
+	tools/setup.sh bench
+	bench/run.sh
+
+install:
+	tools/setup.sh build
+	if [ -f $(BUILD)/build.ninja ]; then \
+		meson configure $(BUILD) --prefix=$(PREFIX); \
+	else \
+		meson setup $(BUILD) --prefix=$(PREFIX) $(MESON_FLAGS); \
+	fi
+	ninja -C $(BUILD)
+	DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+
+clean:
+	rm -rf build build-*
+
+.PHONY: all demo check check-asan check-tsan check-guest bench install clean
