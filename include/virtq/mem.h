@@ -102,6 +102,20 @@ VIRTQ_API int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t of
 				 uint64_t bytes, unsigned int access,
 				 struct virtq_error *err);
 
+/**
+ * virtq_guard_install - survive peers that shorten the files they shared
+ * @err: filled on failure; may be NULL
+ *
+ * Touching a page behind the end of a file raises SIGBUS. This installs a
+ * handler for the whole process that puts a page of zeros in place of one that
+ * vanished from a mapping made by virtq_mapping_open(), and passes every other
+ * SIGBUS on to the handler that was there before. Programs that serve
+ * untrusted clients call it once at start; a library cannot decide that.
+ *
+ * Return: 0 or -errno. Thread: any. Since: 0.1
+ */
+VIRTQ_API int virtq_guard_install(struct virtq_error *err);
+
 /** virtq_mapping_ref - one more holder of @mapping. Thread: any. */
 VIRTQ_API void virtq_mapping_ref(struct virtq_mapping *mapping);
 /** virtq_mapping_unref - one holder fewer; the last unmaps it. NULL is fine. Thread: any. */

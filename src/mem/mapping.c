@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/shm.h"
+#include "mem/guard.h"
 #include "mem/map.h"
 
 struct virtq_mapping {
@@ -18,6 +19,7 @@ struct virtq_mapping {
 	void *pages;		/* what was mapped: whole pages around it */
 	size_t pages_bytes;
 	int fd;
+	int guard;		/* token of guard_watch(), -1 for none */
 };
 
 /* Map @bytes at @offset_bytes of @fd, which the mapping takes over on success. */
@@ -51,6 +53,7 @@ static int map_file(struct virtq_mapping **out, int fd, uint64_t offset_bytes, u
 	m->host = (uint8_t *)m->pages + lead;
 	m->bytes = bytes;
 	m->fd = fd;
+	m->guard = -1;
 	m->refs.count = 1;
 	*out = m;
 	return 0;
@@ -79,6 +82,13 @@ int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes, struct virt
 	return rc;
 }
 
+static bool sealed_against_shrinking(int fd)
+{
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	return seals >= 0 && seals & F_SEAL_SHRINK;
+}
+
 int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,
 		       uint64_t bytes, unsigned int access, struct virtq_error *err)
 {
@@ -97,12 +107,16 @@ int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes
 			       (unsigned long long)st.st_size);
 	if (!rc)
 		rc = map_file(out, fd, offset_bytes, bytes, access, err);
-	if (!rc)
-		/* A child process has no business in a peer's memory. */
-		madvise((*out)->pages, (*out)->pages_bytes, MADV_DONTFORK);
-	else if (fd >= 0)
-		close(fd);
-	return rc;
+	if (rc) {
+		if (fd >= 0)
+			close(fd);
+		return rc;
+	}
+	/* A child process has no business in a peer's memory. */
+	madvise((*out)->pages, (*out)->pages_bytes, MADV_DONTFORK);
+	if (!sealed_against_shrinking(fd))
+		(*out)->guard = guard_watch((*out)->pages, (*out)->pages_bytes);
+	return 0;
 }
 
 void virtq_mapping_ref(struct virtq_mapping *mapping)
@@ -114,6 +128,7 @@ void virtq_mapping_unref(struct virtq_mapping *mapping)
 {
 	if (!mapping || !shm_refs_put(&mapping->refs))
 		return;
+	guard_forget(mapping->guard);
 	munmap(mapping->pages, mapping->pages_bytes);
 	close(mapping->fd);
 	free(mapping);
