@@ -136,9 +136,10 @@ VIRTQ_API int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs,
 /**
  * virtq_device_unpop - hand a request back untouched
  * @q:   the queue
- * @req: the request popped last among those not pushed or unpopped since
+ * @req: the request popped last, apart from those unpopped since
  *
- * Return: 0, or -EINVAL if @req is not the last one popped.
+ * Return: 0, or -EINVAL if another was popped after it, even if that has been
+ *	pushed already.
  * Thread: the owner. Since: 0.1
  */
 VIRTQ_API int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req);

@@ -220,7 +220,7 @@ NEVER_INLINE static int walk_split(struct virtq_device *q, struct walk *w, uint1
 		if (UNLIKELY(d.next >= size))
 			return device_break(q, VIRTQ_FAULT_NEXT_RANGE, w->index, d.next);
 		if (UNLIKELY(++hops == size))
-			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, hops);
+			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, size + 1);
 		slot = d.next;
 		d = split_desc_load(&q->split.ring.desc[slot]);
 	}
@@ -259,7 +259,7 @@ NEVER_INLINE static int walk_packed(struct virtq_device *q, struct walk *w, stru
 			return 0;
 		}
 		if (UNLIKELY(n == size))
-			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, n);
+			return device_break(q, VIRTQ_FAULT_CHAIN_LOOP, w->index, size + 1);
 		packed_advance(&at, 1, size);
 		/* Ordered by the acquire of the head's flags: a list is published whole. */
 		d.flags = shm_load16(&q->packed.ring.desc[at.slot].flags);

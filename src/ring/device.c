@@ -192,7 +192,10 @@ NEVER_INLINE int device_break(struct virtq_device *q, enum virtq_fault_code code
 	return q->dead;
 }
 
-/* Check the head that the driver offers next (split). UNTRUSTED. */
+/*
+ * Check the head that the driver offers next (split). UNTRUSTED. With every
+ * slot on loan every head is, so this always finds fault then.
+ */
 ALWAYS_INLINE int check_head(struct virtq_device *q, uint16_t head)
 {
 	if (UNLIKELY(head >= q->ring.size))
@@ -352,15 +355,14 @@ ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsig
 						  flags);
 		} else {
 			rc = split_device_ready(&q->split);
+			if (!rc)
+				break;
 			if (UNLIKELY(rc < 0))
 				device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->split.avail_seen,
 					     q->split.avail_known);
-			else if (!rc)
-				break;
 			else
 				rc = LIKELY(q->free_slots) ? 0 :
-				     device_break(q, VIRTQ_FAULT_HEAD_BUSY, q->split.avail_seen,
-						  split_device_head(&q->split));
+				     check_head(q, split_device_head(&q->split));
 		}
 		if (LIKELY(!rc))
 			rc = pop_one(q, &reqs[n], flags, layout);

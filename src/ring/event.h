@@ -10,6 +10,13 @@
 #include "base/check.h"
 #include "base/shm.h"
 
+/* What one end has last told the other about notifications. */
+enum event_wish {
+	WISH_UNKNOWN,	/* nothing: whatever stands in the ring is somebody else's */
+	WISH_ARMED,
+	WISH_DISARMED,
+};
+
 /*
  * Did the index, moving from @old to @now, pass @event (2.7.7.2, 2.7.10.1)?
  * All modulo 2^16.
@@ -22,7 +29,7 @@ ALWAYS_INLINE bool event_crossed(uint16_t event, uint16_t now, uint16_t old)
 /*
  * Packed (2.8.10): does the peer, whose event structure is @peer, want to hear
  * of the @moved slots that end before slot @now, whose lap has wrap bit @wrap?
- * UNTRUSTED: what cannot be is taken for "yes", which costs a signal and
+ * More than @size says that nobody counted. UNTRUSTED: what cannot be is taken for "yes", which costs a signal and
  * never stalls.
  */
 ALWAYS_INLINE bool packed_event_wanted(const struct pvirtq_event_suppress *peer,
@@ -37,7 +44,7 @@ ALWAYS_INLINE bool packed_event_wanted(const struct pvirtq_event_suppress *peer,
 
 	if (flags == RING_EVENT_FLAGS_DISABLE)
 		return false;
-	if (flags != RING_EVENT_FLAGS_DESC || !event_idx || event >= size || moved >= size)
+	if (flags != RING_EVENT_FLAGS_DESC || !event_idx || event >= size || moved > size)
 		return true;
 	/* A slot of the lap before: count it from where this lap begins. */
 	if ((off_wrap >> 15) != wrap)

@@ -131,7 +131,7 @@ struct packed_driver {
 	uint32_t room;			/* free slots */
 	uint32_t moved;			/* slots filled since the last decision on a kick */
 	bool decided;			/* that count means something */
-	bool armed;
+	enum event_wish wish;		/* what we last told the peer */
 	/* The head staged first since the last publish: its flags are held back. */
 	bool staged;
 	uint16_t staged_slot;
@@ -146,7 +146,8 @@ static inline void packed_driver_reset(struct packed_driver *drv, struct packed_
 	drv->avail = drv->used = at;
 	drv->room = drv->ring.size;
 	drv->moved = 0;
-	drv->decided = drv->armed = fresh;
+	drv->decided = fresh;
+	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
 	drv->staged = false;
 	drv->free_head = 0;
 	for (uint32_t i = 0; i < drv->ring.size; i++)
@@ -219,7 +220,7 @@ ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
 /* Must the driver notify the device of what it has just published (2.8.21.3)? */
 ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 {
-	uint32_t moved = drv->decided ? drv->moved : drv->ring.size;
+	uint32_t moved = drv->decided ? drv->moved : drv->ring.size + 1;
 
 	drv->moved = 0;
 	drv->decided = true;
@@ -264,9 +265,9 @@ ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
 	if (drv->ring.event_idx)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_DESC,
 				   packed_off_wrap(drv->used));
-	else if (!drv->armed)
+	else if (drv->wish != WISH_ARMED)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_ENABLE, 0);
-	drv->armed = true;
+	drv->wish = WISH_ARMED;
 	/* [D] full: pairs with [D] in packed_device_needs_call(). */
 	shm_fence_call();
 	flags = shm_load16(&drv->ring.desc[drv->used.slot].flags);
@@ -275,9 +276,9 @@ ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
 
 ALWAYS_INLINE void packed_driver_disarm(struct packed_driver *drv)
 {
-	if (drv->armed)
+	if (drv->wish != WISH_DISARMED)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_DISABLE, 0);
-	drv->armed = false;
+	drv->wish = WISH_DISARMED;
 }
 
 /* ---- Device end --------------------------------------------------------- */
@@ -288,7 +289,7 @@ struct packed_device {
 	struct packed_cursor used;	/* next slot to mark; staged up to here */
 	uint32_t moved;			/* slots marked since the last decision on a call */
 	bool decided;			/* that count means something */
-	bool armed;
+	enum event_wish wish;		/* what we last told the peer */
 	/* The used descriptor staged first since the last publish: flags held back. */
 	bool staged;
 	uint16_t staged_slot;
@@ -303,7 +304,7 @@ static inline void packed_device_reset(struct packed_device *dev, struct packed_
 	dev->moved = 0;
 	/* What the driver armed before we came is unknown: the first call is sent (N-DEV-012). */
 	dev->decided = false;
-	dev->armed = false;
+	dev->wish = WISH_UNKNOWN;
 	dev->staged = false;
 }
 
@@ -384,7 +385,7 @@ ALWAYS_INLINE void packed_device_publish(struct packed_device *dev)
 /* Must the device call the driver about what it has just published (2.8.10)? */
 ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
 {
-	uint32_t moved = dev->decided ? dev->moved : dev->ring.size;
+	uint32_t moved = dev->decided ? dev->moved : dev->ring.size + 1;
 
 	dev->moved = 0;
 	dev->decided = true;
@@ -405,9 +406,9 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 	if (dev->ring.event_idx)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DESC,
 				   packed_off_wrap(dev->avail));
-	else if (!dev->armed)
+	else if (dev->wish != WISH_ARMED)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_ENABLE, 0);
-	dev->armed = true;
+	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
 	shm_fence_kick();
 	return packed_device_ready(dev, &flags);
@@ -415,9 +416,9 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 
 ALWAYS_INLINE void packed_device_disarm(struct packed_device *dev)
 {
-	if (dev->armed)
+	if (dev->wish != WISH_DISARMED)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DISABLE, 0);
-	dev->armed = false;
+	dev->wish = WISH_DISARMED;
 }
 
 #endif

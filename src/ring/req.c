@@ -30,6 +30,14 @@ static void cursor_advance(struct virtq_cursor *c, uint64_t len)
 	}
 }
 
+/* A chain may hold 2^32 bytes, the used length one fewer; reporting less is allowed (2.7.8.2). */
+static void count_written(struct virtq_req *req, uint64_t len)
+{
+	uint64_t sum = req->written + len;
+
+	req->written = sum > UINT32_MAX ? UINT32_MAX : (uint32_t)sum;
+}
+
 size_t virtq_req_read(struct virtq_req *req, void *dst, size_t len)
 {
 	struct virtq_cursor *c = &req->rd;
@@ -62,7 +70,7 @@ size_t virtq_req_write(struct virtq_req *req, const void *src, size_t len)
 		cursor_advance(c, part);
 		done += part;
 	}
-	req->written += (uint32_t)done;
+	count_written(req, done);
 	return done;
 }
 
@@ -71,7 +79,7 @@ void virtq_req_wrote(struct virtq_req *req, uint64_t len)
 	if (len > req->wr.bytes)
 		len = req->wr.bytes;
 	cursor_advance(&req->wr, len);
-	req->written += (uint32_t)len;
+	count_written(req, len);
 }
 
 void virtq_req_skip(struct virtq_req *req, uint64_t len)
@@ -99,5 +107,5 @@ void virtq_req_set_tail(struct virtq_req *req, uint8_t *tail, uint8_t value)
 	*tail = value;
 	/* It ends the written prefix only if nothing in front of it is missing. */
 	if (!req->wr.bytes)
-		req->written++;
+		count_written(req, 1);
 }

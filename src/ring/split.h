@@ -69,7 +69,7 @@ struct split_driver {
 	uint16_t avail_published;	/* the device has been shown up to here */
 	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
 	bool decided;			/* avail_decided means something */
-	bool armed;
+	enum event_wish wish;		/* what we last told the peer */
 	uint16_t used_seen;		/* next used entry to take */
 	uint16_t free_head;
 	uint16_t *next;			/* private links: of the free list and of chains */
@@ -83,7 +83,8 @@ struct split_driver {
 static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bool fresh)
 {
 	drv->avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
-	drv->decided = drv->armed = fresh;
+	drv->decided = fresh;
+	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
 	drv->free_head = 0;
 	for (uint32_t i = 0; i <= drv->ring.mask; i++)
 		drv->next[i] = (uint16_t)(i + 1);
@@ -191,9 +192,9 @@ ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
 {
 	if (drv->ring.event_idx)
 		shm_store16(split_used_event(&drv->ring), drv->used_seen);
-	else if (!drv->armed)
+	else if (drv->wish != WISH_ARMED)
 		shm_store16(&drv->ring.avail->flags, 0);
-	drv->armed = true;
+	drv->wish = WISH_ARMED;
 	/* [D] full: pairs with [D] in split_device_needs_call(). */
 	shm_fence_call();
 	return shm_load16(&drv->ring.used->idx) != drv->used_seen;
@@ -202,9 +203,9 @@ ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
 /* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.7.1). */
 ALWAYS_INLINE void split_driver_disarm(struct split_driver *drv)
 {
-	if (drv->armed && !drv->ring.event_idx)
+	if (drv->wish != WISH_DISARMED && !drv->ring.event_idx)
 		shm_store16(&drv->ring.avail->flags, VIRTQ_AVAIL_F_NO_INTERRUPT);
-	drv->armed = false;
+	drv->wish = WISH_DISARMED;
 }
 
 /* ---- Device end --------------------------------------------------------- */
@@ -217,7 +218,7 @@ struct split_device {
 	uint16_t used_published;	/* the driver has been shown up to here */
 	uint16_t used_decided;		/* used_idx at the last decision on a call */
 	bool decided;			/* used_decided means something */
-	bool armed;
+	enum event_wish wish;		/* what we last told the peer */
 };
 
 static inline void split_device_reset(struct split_device *dev, uint16_t avail_idx)
@@ -228,7 +229,7 @@ static inline void split_device_reset(struct split_device *dev, uint16_t avail_i
 	/* What the driver armed before we came is unknown: the first call is sent (N-DEV-012). */
 	dev->decided = false;
 	/* So is what an earlier device left in the flags: the first arm or disarm writes them. */
-	dev->armed = false;
+	dev->wish = WISH_UNKNOWN;
 }
 
 /*
@@ -326,9 +327,9 @@ ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
 {
 	if (dev->ring.event_idx)
 		shm_store16(split_avail_event(&dev->ring), dev->avail_seen);
-	else if (!dev->armed)
+	else if (dev->wish != WISH_ARMED)
 		shm_store16(&dev->ring.used->flags, 0);
-	dev->armed = true;
+	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in split_driver_needs_kick(). */
 	shm_fence_kick();
 	return shm_load16(&dev->ring.avail->idx) != dev->avail_seen;
@@ -337,9 +338,9 @@ ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
 /* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.10.2). */
 ALWAYS_INLINE void split_device_disarm(struct split_device *dev)
 {
-	if (dev->armed && !dev->ring.event_idx)
+	if (dev->wish != WISH_DISARMED && !dev->ring.event_idx)
 		shm_store16(&dev->ring.used->flags, VIRTQ_USED_F_NO_NOTIFY);
-	dev->armed = false;
+	dev->wish = WISH_DISARMED;
 }
 
 #endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The inside of an engine: what its loop, its queues and its two ways to
+ * perform operations know of each other.
+ *
+ *   engine.c  the thread, the message box, the public calls
+ *   queue.c   the five stations of one queue
+ *   uring.c   operations, kicks and calls through io_uring
+ *   sync.c    the same through preadv, pwritev and poll
+ *
+ * Owner: the engine's thread owns every field below that does not say otherwise.
+ */
+#ifndef VIRTQ_ENGINE_ENGINE_H
+#define VIRTQ_ENGINE_ENGINE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include <virtq/engine.h>
+
+#include "base/check.h"
+
+#define ENGINE_BATCH 32u		/* requests popped per queue and round */
+#define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
+
+struct engine_msg;
+
+/* An operation under way. One for each request slot of a queue. */
+struct engine_slot {
+	struct engine_slot *next;	/* in virtq_engine.completed */
+	struct virtq_engine_queue *queue;
+	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
+	struct virtq_op op;		/* offset moves with the transfer */
+	uint64_t done_bytes;
+	int64_t result;			/* of the last piece */
+	uint32_t generation;		/* of the cookie that is out; 0 for none */
+	uint32_t retries;
+};
+
+/* What a queue may have in the kernel besides its requests. */
+enum engine_aux_kind { AUX_POLL, AUX_DRAIN, AUX_CALL, AUX_ERR, AUX_COUNT };
+
+struct engine_aux {
+	uint32_t generation;		/* of the cookie that is out; 0 for none */
+	bool again;			/* signal once more when this one has ended */
+};
+
+struct virtq_engine_queue {
+	struct virtq_engine_queue *next;
+	struct virtq_engine *engine;	/* constant */
+	struct virtq_model *model;
+	struct virtq_device *ring;
+	struct engine_slot *slots;	/* ring size of them */
+	uint32_t index;			/* in virtq_engine.table */
+	int fds[3];			/* by enum virtq_engine_fd; owned, -1 for none */
+
+	bool enabled;
+	bool broken;
+	bool armed;			/* the driver was told to kick, and was not told to stop */
+	bool blocked;			/* ring left alone until an operation completes */
+	bool kicked;			/* kick fd seen readable, not drained yet */
+	bool kick_dead;			/* kick fd hung up or failed: nothing comes from it any more */
+	bool plain_drain;		/* the kick fd does not know RWF_NOWAIT */
+	uint32_t in_flight;		/* operations the kernel has, or that wait in completed */
+	struct engine_aux aux[AUX_COUNT];
+
+	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
+	uint32_t done_count;
+	bool publish;			/* pushed since the last publication */
+
+	struct engine_msg *removal;	/* the message that asked for it */
+
+	struct virtq_engine_stats stats;	/* the thread's own */
+	bool stats_changed;
+	/* Copy for other threads: odd while it is written. Through shm_word_*(). */
+	uint64_t shown_sequence;
+	struct virtq_engine_stats shown;
+};
+
+/* A wish of another thread, on that thread's stack until @answered. */
+struct engine_msg {
+	struct engine_msg *next;
+	enum {
+		MSG_ADD, MSG_REMOVE, MSG_ENABLE, MSG_SET_FD, MSG_SET_MAP, MSG_QUIT,
+	} kind;
+	struct virtq_engine_queue *queue;
+	int enabled;
+	enum virtq_engine_fd which;
+	int fd;
+	struct virtq_map *map;
+	const struct virtq_ring *ring;
+	struct virtq_engine_stats *final;
+	int result;
+	bool answered;			/* under virtq_engine.lock */
+};
+
+/* How operations are performed, kicks awaited and calls signalled. */
+struct engine_io {
+	enum virtq_engine_kind kind;
+	int (*open)(struct virtq_engine *e, struct virtq_error *err);
+	void (*close)(struct virtq_engine *e);
+	/* Make room for one more queue. 0 or -ENOMEM. */
+	int (*grow)(struct virtq_engine *e, uint32_t queues);
+	/* Perform the rest of slot->op; engine_completed() tells how one piece went. */
+	void (*perform)(struct virtq_engine *e, struct engine_slot *slot);
+	/* Write 8 bytes to the fd, without ever blocking. */
+	void (*signal)(struct virtq_engine *e, struct virtq_engine_queue *q,
+		       enum virtq_engine_fd which);
+	/* See to it that the kick fd is watched; called every round. */
+	void (*watch)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	/*
+	 * Take the signals out of a kick fd. Where that is only staged it sets
+	 * turn_first: a kick that is drained after arming would be lost.
+	 */
+	void (*drain)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	/* End everything that involves one fd of the queue; it is closed next. */
+	void (*release)(struct virtq_engine *e, struct virtq_engine_queue *q,
+			enum virtq_engine_fd which);
+	/* Hand over what is staged and see what has happened; with @wait sleep until then. */
+	void (*turn)(struct virtq_engine *e, bool wait);
+};
+
+struct uring;
+struct sync_io;
+
+struct virtq_engine {
+	const struct engine_io *io;	/* constant once open() succeeded */
+	union {
+		struct uring *uring;
+		struct sync_io *sync;
+	};
+	struct virtq_engine_config config;	/* constant */
+	pthread_t thread;			/* constant */
+	int wake_fd;			/* constant; written by others */
+
+	struct virtq_engine_queue *queues;
+	struct virtq_engine_queue **table;	/* by index; NULL where free */
+	uint32_t table_size;
+	uint32_t credits;		/* operations in flight before queues are held to one each */
+	uint32_t in_flight;
+	uint32_t generation;		/* of the last cookie */
+	struct engine_slot *completed, **completed_end;
+	struct engine_msg *deferred;	/* set_map messages that wait for requests to end */
+	bool turn_first;		/* something is under way or was seen: turn before arming */
+	bool quit;
+
+	/* The box. Owner: whoever holds the lock; @mail through shm_flag_*(). */
+	pthread_mutex_t lock;
+	pthread_cond_t answered;
+	struct engine_msg *box, **box_end;
+	bool mail;
+	bool started;
+	int start_result;
+	struct virtq_error start_error;
+};
+
+extern const struct engine_io uring_io, sync_io;
+
+/* A number for the next cookie: never 0, and 2^28 operations until one returns. */
+static inline uint32_t engine_generation(struct virtq_engine *e)
+{
+	e->generation = (e->generation + 1) & 0xfffffff;
+	if (!e->generation)
+		e->generation = 1;
+	return e->generation;
+}
+
+/* A piece of an operation has ended: @result bytes or -errno. Nothing is staged here. */
+void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result);
+
+/* The kick fd is readable, or with @hung_up will never be again. */
+void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up);
+
+/* ---- queue.c ---- */
+
+int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config *config,
+		 struct virtq_engine_queue **out);
+void queue_free(struct virtq_engine_queue *q);
+
+/* Station 1 to 3. Returns true if the ring may hold more that can be taken now. */
+bool queue_serve(struct virtq_engine_queue *q);
+/* Station 4 for one piece of an operation. */
+void queue_finish(struct engine_slot *slot);
+/* Station 5: push, publish, call. */
+void queue_publish(struct virtq_engine_queue *q);
+/* Let other threads see the counters. */
+void queue_show_stats(struct virtq_engine_queue *q);
+/* Replace an fd; the old one is closed once nothing uses it. */
+void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd);
+/* Set O_NONBLOCK. Returns false if it was not set before. */
+bool fd_make_nonblocking(int fd);
+/* Nothing in flight and everything published: undo what queue_create() took but the ring. */
+void queue_close_fds(struct virtq_engine_queue *q);
+
+/*
+ * virtq_engine_remove() that also fills @final, unless NULL, with the counters
+ * as they stood after the last request.
+ */
+struct virtq_device *engine_remove_stats(struct virtq_engine_queue *queue,
+					 struct virtq_engine_stats *final);
+
+#endif

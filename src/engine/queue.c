@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One queue on its way through the five stations: pop, start, perform, finish,
+ * push and publish. Everything here runs on the engine's thread, except
+ * queue_create() and queue_free().
+ */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/shm.h"
+
+/* ---- Life --------------------------------------------------------------- */
+
+/*
+ * A call must not block this thread. io_uring never does, but serves an fd
+ * without O_NONBLOCK on a slow path. The peer shares the flag and may clear it
+ * again: that costs it speed, nothing else.
+ */
+bool fd_make_nonblocking(int fd)
+{
+	int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	if (flags < 0 || flags & O_NONBLOCK)
+		return true;
+	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	return false;
+}
+
+int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config *config,
+		 struct virtq_engine_queue **out)
+{
+	struct virtq_engine_queue *q = calloc(1, sizeof(*q));
+	uint32_t size = virtq_device_ring(config->ring)->size;
+
+	if (!q)
+		return -ENOMEM;
+	q->slots = calloc(size, sizeof(*q->slots));
+	if (!q->slots) {
+		free(q);
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < size; i++)
+		q->slots[i].queue = q;
+	q->engine = e;
+	q->model = config->model;
+	q->ring = config->ring;
+	q->enabled = config->enabled != 0;
+	q->fds[VIRTQ_FD_KICK] = config->kick_fd;
+	q->fds[VIRTQ_FD_CALL] = config->call_fd;
+	q->fds[VIRTQ_FD_ERR] = config->err_fd;
+	fd_make_nonblocking(config->call_fd);
+	fd_make_nonblocking(config->err_fd);
+	*out = q;
+	return 0;
+}
+
+void queue_free(struct virtq_engine_queue *q)
+{
+	free(q->slots);
+	free(q);
+}
+
+/* ---- Station 5 ---------------------------------------------------------- */
+
+static void push_done(struct virtq_engine_queue *q)
+{
+	if (!q->done_count)
+		return;
+	virtq_device_push(q->ring, q->done, q->done_count);
+	q->done_count = 0;
+	q->publish = true;
+}
+
+/* The loan of @req ends here; the driver sees it at the next publication. */
+static void give_back(struct virtq_engine_queue *q, struct virtq_req *req)
+{
+	q->stats.requests++;
+	q->stats_changed = true;
+	q->done[q->done_count++] = req;
+	if (q->done_count == ENGINE_BATCH)
+		push_done(q);
+}
+
+void queue_publish(struct virtq_engine_queue *q)
+{
+	push_done(q);
+	if (!q->publish)
+		return;
+	q->publish = false;
+	q->stats.batches++;
+	/* Before the driver can see the requests: who waits for one, then counts, counts it. */
+	queue_show_stats(q);
+	if (virtq_device_publish(q->ring) && q->fds[VIRTQ_FD_CALL] >= 0) {
+		q->engine->io->signal(q->engine, q, VIRTQ_FD_CALL);
+		q->stats.calls++;
+		q->stats_changed = true;
+	}
+}
+
+/* ---- Stations 1 to 3 ---------------------------------------------------- */
+
+/* Act on what the model decided; true if the request went into an operation. */
+static bool follow(struct virtq_engine_queue *q, struct engine_slot *slot,
+		   enum virtq_verdict verdict)
+{
+	switch (verdict) {
+	case VIRTQ_SUBMIT:
+		slot->done_bytes = 0;
+		slot->retries = 0;
+		q->engine->io->perform(q->engine, slot);
+		return true;
+	case VIRTQ_MALFORMED:
+		slot->req->written = 0;
+		q->stats.malformed++;
+		break;
+	case VIRTQ_DONE:
+		break;
+	}
+	give_back(q, slot->req);
+	return false;
+}
+
+static void start_request(struct virtq_engine_queue *q, struct virtq_req *req)
+{
+	struct engine_slot *slot = &q->slots[req->slot];
+
+	slot->req = req;
+	/* Counted first: an operation may have completed when perform() returns. */
+	q->in_flight++;
+	q->engine->in_flight++;
+	if (!follow(q, slot, q->model->ops->start(q->model, req, &slot->op))) {
+		q->in_flight--;
+		q->engine->in_flight--;
+	}
+}
+
+/* How many operations this queue may add: what is left, and never less than one in all. */
+static uint32_t queue_credits(const struct virtq_engine_queue *q)
+{
+	const struct virtq_engine *e = q->engine;
+
+	if (e->in_flight < e->credits)
+		return e->credits - e->in_flight;
+	return q->in_flight ? 0 : 1;
+}
+
+/* The driver broke the ring. What is in flight goes on; nothing new is taken. */
+static void break_queue(struct virtq_engine_queue *q)
+{
+	q->broken = true;
+	if (q->fds[VIRTQ_FD_ERR] >= 0)
+		q->engine->io->signal(q->engine, q, VIRTQ_FD_ERR);
+}
+
+bool queue_serve(struct virtq_engine_queue *q)
+{
+	struct virtq_req *reqs[ENGINE_BATCH];
+	uint32_t max = queue_credits(q);
+	int n;
+
+	q->blocked = false;
+	if (!q->enabled || q->broken || q->removal)
+		return false;
+	if (!max) {
+		/* The chains wait in the ring; a completion brings us back. */
+		q->blocked = true;
+		return false;
+	}
+	if (max > ENGINE_BATCH)
+		max = ENGINE_BATCH;
+
+	n = virtq_device_pop(q->ring, reqs, max);
+	if (n == 0)
+		return false;
+	if (n == -ENOSPC) {
+		/* Blocks for long chains come back with our own requests. */
+		q->blocked = q->in_flight > 0;
+		return !q->blocked;
+	}
+	if (n < 0) {
+		break_queue(q);
+		return false;
+	}
+	if (q->armed) {
+		virtq_device_disarm(q->ring);
+		q->armed = false;
+	}
+	for (int i = 0; i < n; i++)
+		start_request(q, reqs[i]);
+	/* Fewer than asked for: empty, broken or out of blocks. Arming will tell. */
+	return (uint32_t)n == max;
+}
+
+/* ---- Station 4 ---------------------------------------------------------- */
+
+/* Move the request's cursor past @bytes that the kernel has transferred. */
+static void advance(struct virtq_engine_queue *q, struct engine_slot *slot, uint64_t bytes)
+{
+	if (slot->op.kind == VIRTQ_OP_READ) {
+		virtq_req_wrote(slot->req, bytes);
+		q->stats.bytes_read += bytes;
+	} else {
+		virtq_req_skip(slot->req, bytes);
+		q->stats.bytes_written += bytes;
+	}
+	slot->op.offset += bytes;
+	slot->done_bytes += bytes;
+	slot->retries = 0;
+}
+
+/* Is the operation over? If so its result is in slot->result. */
+static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
+{
+	int64_t result = slot->result;
+
+	if (result == -EINTR || result == -EAGAIN)
+		return ++slot->retries > ENGINE_RETRIES_MAX;
+	if (result < 0)
+		return true;
+	if (slot->op.kind == VIRTQ_OP_SYNC) {
+		slot->result = 0;
+		return true;
+	}
+	advance(q, slot, (uint64_t)result);
+	slot->result = (int64_t)slot->done_bytes;
+	if (!result)		/* end of file: as far as it goes */
+		return true;
+	return !(slot->op.kind == VIRTQ_OP_READ ? slot->req->wr.bytes : slot->req->rd.bytes);
+}
+
+void queue_finish(struct engine_slot *slot)
+{
+	struct virtq_engine_queue *q = slot->queue;
+	int64_t result;
+
+	if (!over(q, slot)) {
+		q->engine->io->perform(q->engine, slot);
+		return;
+	}
+	result = slot->result;
+	if (result < 0)
+		q->stats.failed++;
+	if (!follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result))) {
+		q->in_flight--;
+		q->engine->in_flight--;
+	}
+}
+
+void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result)
+{
+	slot->result = result;
+	slot->next = NULL;
+	*e->completed_end = slot;
+	e->completed_end = &slot->next;
+}
+
+/* ---- Kicks and fds ------------------------------------------------------ */
+
+void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up)
+{
+	if (readable) {
+		q->kicked = true;
+		q->stats.kicks++;
+		q->stats_changed = true;
+	}
+	if (hung_up)
+		q->kick_dead = true;
+}
+
+void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd)
+{
+	struct virtq_engine *e = q->engine;
+	int old = q->fds[which];
+
+	if (old >= 0) {
+		e->io->release(e, q, which);
+		close(old);
+	}
+	q->fds[which] = fd;
+	if (which == VIRTQ_FD_KICK) {
+		q->kicked = false;
+		q->kick_dead = false;
+		q->plain_drain = false;
+		return;
+	}
+	fd_make_nonblocking(fd);
+	if (fd < 0)
+		return;
+	/* A signal may have gone to the old fd after its reader had left. */
+	if (which == VIRTQ_FD_CALL || q->broken)
+		e->io->signal(e, q, which);
+}
+
+void queue_close_fds(struct virtq_engine_queue *q)
+{
+	for (int which = VIRTQ_FD_KICK; which <= VIRTQ_FD_ERR; which++)
+		queue_set_fd(q, (enum virtq_engine_fd)which, -1);
+}
+
+/* ---- Counters for other threads ----------------------------------------- */
+
+/*
+ * A sequence lock: readers who see an odd number, or another one afterwards,
+ * read again. The pair is in virtq_engine_queue_stats().
+ */
+void queue_show_stats(struct virtq_engine_queue *q)
+{
+	const uint64_t *from = (const uint64_t *)&q->stats;
+	uint64_t *to = (uint64_t *)&q->shown;
+	uint64_t sequence = q->shown_sequence;
+
+	shm_word_write(&q->shown_sequence, sequence + 1);
+	shm_fence_release();
+	for (size_t i = 0; i < sizeof(q->stats) / sizeof(*from); i++)
+		shm_word_write(&to[i], from[i]);
+	shm_fence_release();
+	shm_word_write(&q->shown_sequence, sequence + 2);
+	q->stats_changed = false;
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Operations, kicks and calls through one io_uring: a turn of the engine is
+ * one system call that submits all of them and, if there is nothing to do,
+ * sleeps until one completes.
+ *
+ * Every submission but a few that nobody waits for carries a cookie: what it
+ * is, of which queue and slot, and a generation. A completion counts only if
+ * the generation is the one that is out, so that a late one can never be taken
+ * for another; all others are ignored.
+ */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+#define SPANS_MAX 1024u			/* the kernel's UIO_MAXIOV */
+#define PIECE_MAX 0x7ffff000u		/* the kernel's MAX_RW_COUNT */
+#define COMPLETIONS_MIN 4096u
+
+_Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
+	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
+	       offsetof(struct virtq_span, len) == offsetof(struct iovec, iov_len),
+	       "spans are handed to the kernel as they are");
+
+enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_IO, COOKIE_AUX };
+
+struct uring {
+	struct io_uring ring;
+	bool multishot;			/* until the kernel refuses it */
+	bool waking;			/* a read of the wake-up fd is out */
+	bool skip_success;		/* the kernel can keep quiet about what went well */
+	uint64_t wake_word;
+	uint64_t one;
+	char sink[512];			/* what was read from kick fds; never looked at */
+};
+
+/* ---- Cookies ------------------------------------------------------------ */
+
+/* bits 60-63 kind, 32-59 generation, 16-31 queue, 0-15 slot or enum engine_aux_kind */
+static uint64_t cookie(enum cookie_kind kind, uint32_t generation, uint32_t queue,
+		       uint32_t slot)
+{
+	return (uint64_t)kind << 60 | (uint64_t)generation << 32 | queue << 16 | slot;
+}
+
+static uint64_t aux_cookie(const struct virtq_engine_queue *q, enum engine_aux_kind kind)
+{
+	return cookie(COOKIE_AUX, q->aux[kind].generation, q->index, kind);
+}
+
+/* ---- Completions -------------------------------------------------------- */
+
+static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int res,
+			   unsigned int flags)
+{
+	if (!(flags & IORING_CQE_F_MORE))
+		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
+	if (res == -EINVAL && u->multishot)
+		u->multishot = false;
+	else if (res == -ECANCELED || res == -EINTR || res == -EAGAIN || res == -ENOMEM)
+		return;
+	else if (res < 0)
+		engine_kicked(q, false, true);
+	else
+		engine_kicked(q, res & POLLIN, res & (POLLHUP | POLLRDHUP | POLLNVAL) ||
+					       (res & POLLERR && !(res & POLLIN)));
+}
+
+static void drain_completed(struct virtq_engine_queue *q, int res)
+{
+	q->aux[AUX_DRAIN].generation = 0;
+	if (res == -EOPNOTSUPP && !q->plain_drain) {
+		q->plain_drain = true;
+		q->kicked = true;
+	} else if (res > 0 && q->plain_drain) {
+		/* It may have waited, and have taken a kick that the poll then missed. */
+		engine_kicked(q, true, false);
+	}
+}
+
+/* Returns true if there is something for the loop to look at. */
+static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
+{
+	uint64_t user = cqe->user_data;
+	enum cookie_kind kind = (enum cookie_kind)(user >> 60);
+	uint32_t generation = (uint32_t)(user >> 32) & 0xfffffff;
+	uint32_t index = (uint32_t)(user >> 16) & 0xffff, at = (uint32_t)user & 0xffff;
+	struct virtq_engine_queue *q;
+	struct engine_aux *aux;
+
+	if (kind == COOKIE_WAKE)
+		e->uring->waking = false;
+	if (kind == COOKIE_WAKE || kind == COOKIE_IGNORED)
+		return kind == COOKIE_WAKE;
+
+	q = index < e->table_size ? e->table[index] : NULL;
+	if (!q)
+		return false;
+	if (kind == COOKIE_IO) {
+		struct engine_slot *slot = &q->slots[at];
+
+		if (at >= virtq_device_ring(q->ring)->size || slot->generation != generation)
+			return false;
+		slot->generation = 0;
+		engine_completed(e, slot, cqe->res);
+		return true;
+	}
+
+	aux = &q->aux[at];
+	if (at >= AUX_COUNT || aux->generation != generation)
+		return false;
+	switch ((enum engine_aux_kind)at) {
+	case AUX_POLL:
+		poll_completed(e->uring, q, cqe->res, cqe->flags);
+		return true;
+	case AUX_DRAIN:
+		drain_completed(q, cqe->res);
+		return true;
+	default:
+		/* A call or an error signal. A full fd has a signal waiting already. */
+		aux->generation = 0;
+		return aux->again;
+	}
+}
+
+/* Take what has completed out of the ring. Stages nothing. */
+static bool reap(struct virtq_engine *e)
+{
+	struct io_uring_cqe *cqes[64];
+	bool news = false;
+	unsigned int n;
+
+	/*
+	 * Finding none, this asks the kernel for completions that had no room
+	 * or are not posted yet. So do not look again only to find none: that
+	 * is a system call for each request.
+	 */
+	do {
+		n = io_uring_peek_batch_cqe(&e->uring->ring, cqes, 64);
+		for (unsigned int i = 0; i < n; i++)
+			news |= handle(e, cqes[i]);
+		io_uring_cq_advance(&e->uring->ring, n);
+	} while (n == 64);
+	return news;
+}
+
+/* ---- Submissions -------------------------------------------------------- */
+
+static struct io_uring_sqe *get_sqe(struct virtq_engine *e)
+{
+	struct io_uring_sqe *sqe;
+
+	while (UNLIKELY(!(sqe = io_uring_get_sqe(&e->uring->ring)))) {
+		/* Full: hand it over and go on. A refusal means that completions must go first. */
+		io_uring_submit_and_get_events(&e->uring->ring);
+		reap(e);
+		e->turn_first = true;
+	}
+	return sqe;
+}
+
+/* Hand everything over: from here on the kernel holds the files itself. */
+static void flush(struct virtq_engine *e)
+{
+	while (io_uring_sq_ready(&e->uring->ring)) {
+		io_uring_submit_and_get_events(&e->uring->ring);
+		reap(e);
+	}
+	e->turn_first = true;
+}
+
+static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
+{
+	const struct virtq_op *op = &slot->op;
+	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
+								   &slot->req->rd;
+	/* The kernel cuts a vector at PIECE_MAX bytes by itself. */
+	const struct iovec *iov = (const struct iovec *)(const void *)c->spans;
+	unsigned int count = c->count < SPANS_MAX ? c->count : SPANS_MAX;
+	struct io_uring_sqe *sqe = get_sqe(e);
+
+	if (op->kind == VIRTQ_OP_SYNC) {
+		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
+	} else if (count == 1) {
+		unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len :
+							      PIECE_MAX;
+
+		if (op->kind == VIRTQ_OP_READ)
+			io_uring_prep_read(sqe, op->fd, iov->iov_base, len, op->offset);
+		else
+			io_uring_prep_write(sqe, op->fd, iov->iov_base, len, op->offset);
+	} else if (op->kind == VIRTQ_OP_READ) {
+		io_uring_prep_readv(sqe, op->fd, iov, count, op->offset);
+	} else {
+		io_uring_prep_writev(sqe, op->fd, iov, count, op->offset);
+	}
+	slot->generation = engine_generation(e);
+	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IO, slot->generation, slot->queue->index,
+					    slot->req->slot));
+}
+
+/*
+ * A write that waits for room (the peer filled its fd and made it blocking)
+ * stays in the kernel and holds up nobody. There is never more than one per fd,
+ * so a peer cannot pile them up.
+ */
+static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
+			 enum virtq_engine_fd which)
+{
+	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
+	struct engine_aux *aux = &q->aux[kind];
+	struct io_uring_sqe *sqe;
+
+	aux->again = aux->generation != 0;
+	if (aux->again)
+		return;
+	sqe = get_sqe(e);
+	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
+	aux->generation = engine_generation(e);
+	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
+}
+
+static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	struct io_uring_sqe *sqe;
+
+	if (UNLIKELY(q->aux[AUX_CALL].again && !q->aux[AUX_CALL].generation))
+		uring_signal(e, q, VIRTQ_FD_CALL);
+	if (UNLIKELY(q->aux[AUX_ERR].again && !q->aux[AUX_ERR].generation))
+		uring_signal(e, q, VIRTQ_FD_ERR);
+	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0 || q->kick_dead)
+		return;
+	sqe = get_sqe(e);
+	if (e->uring->multishot)
+		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
+	else
+		io_uring_prep_poll_add(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
+	q->aux[AUX_POLL].generation = engine_generation(e);
+	io_uring_sqe_set_data64(sqe, aux_cookie(q, AUX_POLL));
+}
+
+/*
+ * NOWAIT and not a trust in O_NONBLOCK: the flag lies in the open file, which
+ * is the peer's as well. The read happens while it is submitted, before the
+ * ring is armed; drained later, it could swallow the kick for a chain that
+ * came after the last look, and the poll would find nothing to report.
+ */
+static void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	struct engine_aux *aux = &q->aux[AUX_DRAIN];
+	struct io_uring_sqe *sqe;
+
+	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation))
+		return;
+	sqe = get_sqe(e);
+	io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(e->uring->sink),
+			   (uint64_t)-1);
+	if (!q->plain_drain) {
+		sqe->rw_flags = RWF_NOWAIT;
+		if (e->uring->skip_success)
+			sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	}
+	aux->generation = engine_generation(e);
+	io_uring_sqe_set_data64(sqe, aux_cookie(q, AUX_DRAIN));
+	e->turn_first = true;
+}
+
+/* Cancel one thing and wait until the kernel has let go of it. */
+static void end_aux(struct virtq_engine *e, struct virtq_engine_queue *q,
+		    enum engine_aux_kind kind)
+{
+	struct engine_aux *aux = &q->aux[kind];
+	struct io_uring_sqe *sqe;
+
+	aux->again = false;
+	if (!aux->generation)
+		return;
+	sqe = get_sqe(e);
+	io_uring_prep_cancel64(sqe, aux_cookie(q, kind), 0);
+	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+	flush(e);
+	while (aux->generation) {
+		io_uring_submit_and_wait(&e->uring->ring, 1);
+		reap(e);
+	}
+}
+
+static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
+			  enum virtq_engine_fd which)
+{
+	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
+
+	/* What is staged names the fd by its number, which is another's after close(). */
+	flush(e);
+	if (which == VIRTQ_FD_KICK) {
+		if (!q->plain_drain)	/* done, or was refused, while it was submitted */
+			q->aux[AUX_DRAIN].generation = 0;
+		end_aux(e, q, AUX_POLL);
+		end_aux(e, q, AUX_DRAIN);
+		return;
+	}
+	if (q->aux[kind].generation && !fd_make_nonblocking(q->fds[which])) {
+		/*
+		 * The last signal waits in the kernel because the fd blocks. It
+		 * must not be lost: send it once more without waiting, then
+		 * give the waiting one up.
+		 */
+		struct io_uring_sqe *sqe = get_sqe(e);
+
+		io_uring_prep_write(sqe, q->fds[which], &e->uring->one,
+				    sizeof(e->uring->one), 0);
+		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+		flush(e);
+	}
+	end_aux(e, q, kind);
+}
+
+static void uring_turn(struct virtq_engine *e, bool wait)
+{
+	struct uring *u = e->uring;
+
+	if (UNLIKELY(!u->waking)) {
+		struct io_uring_sqe *sqe = get_sqe(e);
+
+		io_uring_prep_read(sqe, e->wake_fd, &u->wake_word, sizeof(u->wake_word), 0);
+		io_uring_sqe_set_data64(sqe, cookie(COOKIE_WAKE, 0, 0, 0));
+		u->waking = true;
+	}
+	if (!wait || e->turn_first) {
+		if (io_uring_sq_ready(&u->ring))
+			io_uring_submit_and_get_events(&u->ring);
+		reap(e);
+		return;
+	}
+	/* A call that went out is no reason to wake up. */
+	do {
+		io_uring_submit_and_wait(&u->ring, 1);
+	} while (!reap(e));
+}
+
+/* ---- Life --------------------------------------------------------------- */
+
+/* Every engine thread works on its own ring alone: say so as far as the kernel understands. */
+static const unsigned int setup_flags[] = {
+	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		IORING_SETUP_SUBMIT_ALL,
+	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		IORING_SETUP_SUBMIT_ALL,
+	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+	0,
+};
+
+static bool has_operations(struct io_uring *ring)
+{
+	static const int needed[] = {
+		IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
+		IORING_OP_FSYNC, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+	};
+	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+	bool all = probe != NULL;
+
+	for (size_t i = 0; all && i < sizeof(needed) / sizeof(needed[0]); i++)
+		all = io_uring_opcode_supported(probe, needed[i]);
+	io_uring_free_probe(probe);
+	return all;
+}
+
+static int uring_open(struct virtq_engine *e, struct virtq_error *err)
+{
+	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
+	struct uring *u = calloc(1, sizeof(*u));
+	struct io_uring_params params;
+	int rc = -EINVAL, flags;
+
+	if (!u)
+		return error_set(err, -ENOMEM, "no memory for an io_uring");
+	for (size_t i = 0; rc == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]); i++) {
+		/*
+		 * One completion for every operation, and a handful for every
+		 * queue. Should there be thousands of queues the kernel keeps
+		 * what does not fit (NODROP), and reap() fetches it.
+		 */
+		params = (struct io_uring_params){ .flags = setup_flags[i] | IORING_SETUP_CQSIZE };
+		params.cq_entries = 8 * e->config.entries;
+		if (params.cq_entries < COMPLETIONS_MIN)
+			params.cq_entries = COMPLETIONS_MIN;
+		rc = io_uring_queue_init_params(e->config.entries, &u->ring, &params);
+	}
+	if (rc == 0 && ((params.features & features) != features || !has_operations(&u->ring))) {
+		io_uring_queue_exit(&u->ring);
+		rc = -ENOSYS;
+	}
+	if (rc) {
+		free(u);
+		if (rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE)
+			return error_set_errno(err, rc, "cannot set up an io_uring");
+		return error_set_errno(err, -ENOSYS, "the kernel refuses an io_uring (error %d)",
+				       -rc);
+	}
+	io_uring_register_ring_fd(&u->ring);	/* cheaper entry where the kernel has it */
+	u->multishot = true;
+	u->skip_success = params.features & IORING_FEAT_CQE_SKIP;
+	u->one = 1;
+	/* A read of it shall wait in the kernel, not come back at once. */
+	flags = fcntl(e->wake_fd, F_GETFL);
+	fcntl(e->wake_fd, F_SETFL, flags & ~O_NONBLOCK);
+	e->uring = u;
+	return 0;
+}
+
+static void uring_close(struct virtq_engine *e)
+{
+	io_uring_queue_exit(&e->uring->ring);
+	free(e->uring);
+}
+
+static int uring_grow(struct virtq_engine *e, uint32_t queues)
+{
+	(void)e;
+	(void)queues;
+	return 0;
+}
+
+const struct engine_io uring_io = {
+	.kind = VIRTQ_ENGINE_URING,
+	.open = uring_open,
+	.close = uring_close,
+	.grow = uring_grow,
+	.perform = uring_perform,
+	.signal = uring_signal,
+	.watch = uring_watch,
+	.drain = uring_drain,
+	.release = uring_release,
+	.turn = uring_turn,
+};

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/* The vhost-user back end: a listening socket, and one client after another. */
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <virtq/notify.h>
+
+#include "base/error.h"
+#include "transport/vu_session.h"
+
+/* How long to wait for descriptors or memory to be free again before the next accept. */
+#define ACCEPT_RETRY_MS 100
+
+struct virtq_vhost_user_server {
+	struct virtq_vhost_user_server_config config;	/* constant */
+	uint64_t offered;				/* constant */
+	int stop_fd;					/* constant; written by others */
+	struct vuser_counters counters;
+	struct pollfd *polls;		/* stop, socket, one per ring */
+};
+
+enum { POLL_STOP, POLL_SOCKET, POLL_RINGS };
+
+int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
+				   const struct virtq_vhost_user_server_config *config,
+				   struct virtq_error *err)
+{
+	struct virtq_vhost_user_server *server;
+	struct virtq_features offered;
+
+	if (!config->model || !config->engines || !config->engine_count || config->listen_fd < 0)
+		return error_set(err, -EINVAL,
+				 "a server needs a model, an engine and a listening socket");
+	if (!config->model->queues || config->model->queues > VUSER_QUEUES_MAX)
+		return error_set(err, -EINVAL, "a vhost-user device has 1 to %u queues, not %u",
+				 VUSER_QUEUES_MAX, config->model->queues);
+	server = calloc(1, sizeof(*server));
+	if (!server)
+		return error_set(err, -ENOMEM, "no memory for a server");
+	server->config = *config;
+	server->counters.queue = calloc(config->model->queues, sizeof(*server->counters.queue));
+	server->polls = calloc(POLL_RINGS + config->model->queues, sizeof(*server->polls));
+	server->stop_fd = virtq_notify_open();
+	if (!server->counters.queue || !server->polls || server->stop_fd < 0) {
+		int rc = server->stop_fd < 0 ? server->stop_fd : -ENOMEM;
+
+		if (server->stop_fd >= 0)
+			close(server->stop_fd);
+		free(server->counters.queue);
+		free(server->polls);
+		free(server);
+		return error_set_errno(err, rc, "cannot make a server");
+	}
+	pthread_mutex_init(&server->counters.lock, NULL);
+
+	offered = virtq_features_or(config->model->features, config->features);
+	offered = virtq_features_without(offered, VHOST_F_LOG_ALL);
+	offered = virtq_features_with(offered, VHOST_USER_F_PROTOCOL_FEATURES);
+	server->offered = offered.word[0];
+	*out = server;
+	return 0;
+}
+
+void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server)
+{
+	if (!server)
+		return;
+	pthread_mutex_destroy(&server->counters.lock);
+	close(server->stop_fd);
+	free(server->counters.queue);
+	free(server->polls);
+	free(server);
+}
+
+void virtq_vhost_user_server_stop(struct virtq_vhost_user_server *server)
+{
+	int saved = errno;	/* may interrupt anything, as a signal handler */
+
+	virtq_notify_send(server->stop_fd);
+	errno = saved;
+}
+
+int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *server, unsigned int queue,
+				  struct virtq_engine_stats *stats)
+{
+	struct vuser_counter *counter;
+
+	if (queue >= server->config.model->queues)
+		return -EINVAL;
+	counter = &server->counters.queue[queue];
+	pthread_mutex_lock(&server->counters.lock);
+	memset(stats, 0, sizeof(*stats));
+	if (counter->live)
+		virtq_engine_queue_stats(counter->live, stats);
+	vuser_stats_add(stats, &counter->past);
+	pthread_mutex_unlock(&server->counters.lock);
+	return 0;
+}
+
+/* Wait; a pollfd of -1 means: not this one. 0 or -errno. */
+static int wait_for_something(struct virtq_vhost_user_server *server, nfds_t count,
+			      int timeout_ms)
+{
+	int n;
+
+	do
+		n = poll(server->polls, count, timeout_ms);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : 0;
+}
+
+static bool stop_asked(const struct virtq_vhost_user_server *server)
+{
+	return server->polls[POLL_STOP].revents != 0;
+}
+
+static int poll_session(struct virtq_vhost_user_server *server, const struct vuser_session *s)
+{
+	server->polls[POLL_SOCKET] = (struct pollfd){ s->fd, POLLIN, 0 };
+	for (unsigned int i = 0; i < s->vring_count; i++)
+		server->polls[POLL_RINGS + i] =
+			(struct pollfd){ s->vrings[i].broken_fd, POLLIN, 0 };
+	return wait_for_something(server, POLL_RINGS + s->vring_count, -1);
+}
+
+/* Serve one client, whose socket is taken, until it goes, is sent away, or we stop. */
+static void serve_client(struct virtq_vhost_user_server *server, int fd)
+{
+	struct virtq_error err = { 0, "" };
+	struct vuser_session *s;
+	int rc;
+
+	if (vuser_session_open(&s, fd, &server->config, &server->counters, server->offered)) {
+		close(fd);
+		return;
+	}
+	vuser_session_event(s, VIRTQ_VU_CONNECTED, -1, "a client connected");
+	do {
+		rc = poll_session(server, s);
+		if (rc) {
+			error_set_errno(&err, rc, "cannot wait for the client");
+			break;
+		}
+		if (stop_asked(server))
+			break;
+		for (unsigned int i = 0; i < s->vring_count; i++)
+			if (server->polls[POLL_RINGS + i].revents)
+				vuser_vring_broke(s, i);
+		if (server->polls[POLL_SOCKET].revents)
+			rc = vuser_session_serve(s, &err);
+	} while (!rc);
+
+	/* Stop the rings first: what is told now is over. */
+	vuser_session_halt(s);
+	if (rc == -EPIPE || rc == -ECONNRESET)
+		vuser_session_event(s, VIRTQ_VU_DISCONNECTED, -1, "the client disconnected");
+	else if (rc)
+		vuser_session_event(s, VIRTQ_VU_REFUSED, -1, err.text);
+	else
+		vuser_session_event(s, VIRTQ_VU_DISCONNECTED, -1, "the server was stopped");
+	vuser_session_close(s);
+}
+
+/* What accept() reports about one client, or about a shortage, not about the socket. */
+static bool accept_may_succeed_later(int code)
+{
+	switch (code) {
+	case EINTR: case EAGAIN: case ECONNABORTED: case EPROTO: case EPERM:
+	case EMFILE: case ENFILE: case ENOMEM: case ENOBUFS:
+		return true;
+	default:
+		return false;
+	}
+}
+
+int virtq_vhost_user_serve(struct virtq_vhost_user_server *server, struct virtq_error *err)
+{
+	bool shortage = false;
+	int rc = 0;
+
+	server->polls[POLL_STOP] = (struct pollfd){ server->stop_fd, POLLIN, 0 };
+	for (;;) {
+		int fd;
+
+		/* In a shortage the waiting client would wake us at once, again and again. */
+		server->polls[POLL_SOCKET] =
+			(struct pollfd){ shortage ? -1 : server->config.listen_fd, POLLIN, 0 };
+		rc = wait_for_something(server, POLL_RINGS, shortage ? ACCEPT_RETRY_MS : -1);
+		if (rc || stop_asked(server))
+			break;
+		if (!shortage && !server->polls[POLL_SOCKET].revents)
+			continue;
+		fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			serve_client(server, fd);
+			shortage = false;
+			if (stop_asked(server))
+				break;
+		} else if (accept_may_succeed_later(errno)) {
+			shortage = errno != EAGAIN && errno != EINTR;
+		} else {
+			rc = error_set_errno(err, -errno, "cannot accept clients");
+			break;
+		}
+	}
+	/* One stop() ends one serve(). */
+	if (!rc)
+		virtq_notify_clear(server->stop_fd);
+	return rc;
+}
+
+/* 0 if nobody listens on the socket file any more, else -EADDRINUSE or -errno. */
+static int check_abandoned(const struct sockaddr_un *addr, struct virtq_error *err)
+{
+	struct stat st;
+	int fd, rc;
+
+	if (lstat(addr->sun_path, &st) < 0)
+		return errno == ENOENT ? 0 :
+		       error_set_errno(err, -errno, "cannot look at %s", addr->sun_path);
+	if (!S_ISSOCK(st.st_mode))
+		return error_set(err, -EEXIST, "%s exists and is no socket", addr->sun_path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return error_set_errno(err, -errno, "cannot make a socket");
+	rc = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 ? errno : 0;
+	close(fd);
+	if (rc == ENOENT)
+		return 0;
+	if (rc != ECONNREFUSED)	/* also a backlog that is full: somebody is there */
+		return error_set(err, -EADDRINUSE, "somebody listens on %s already",
+				 addr->sun_path);
+	if (unlink(addr->sun_path) < 0 && errno != ENOENT)
+		return error_set_errno(err, -errno, "cannot remove the old socket %s",
+				       addr->sun_path);
+	return 0;
+}
+
+int virtq_vhost_user_listen(const char *path, struct virtq_error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd, rc;
+
+	if (!*path || strlen(path) >= sizeof(addr.sun_path))
+		return error_set(err, *path ? -ENAMETOOLONG : -EINVAL,
+				 "a socket path has 1 to %u bytes",
+				 (unsigned int)sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path));
+	rc = check_abandoned(&addr, err);
+	if (rc)
+		return rc;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return error_set_errno(err, -errno, "cannot make a socket");
+	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, SOMAXCONN)) {
+		rc = error_set_errno(err, -errno, "cannot listen on %s", path);
+		close(fd);
+		return rc;
+	}
+	return fd;
+}

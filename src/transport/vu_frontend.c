@@ -1,0 +1,518 @@
+/* SPDX-License-Identifier: MIT */
+/* The vhost-user front end: drives a device in another process. */
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <virtq/notify.h>
+#include <virtq/vhost_user.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "ring/layout.h"
+#include "transport/transport.h"
+#include "transport/vu_sock.h"
+
+#define TIMEOUT_MS_DEFAULT 10000u
+
+#define BIT(n) ((uint64_t)1 << (n))
+
+/* What this front end makes use of; it agrees on no more (VU-FE-006). */
+#define PROTOCOL_FEATURES (BIT(VHOST_USER_PROTOCOL_F_MQ) | \
+			   BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) | \
+			   BIT(VHOST_USER_PROTOCOL_F_CONFIG) | \
+			   BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
+
+struct vuser_frontend {
+	struct virtq_transport transport;
+	int fd;				/* -1 once the connection is lost */
+	unsigned int timeout_ms;
+	uint64_t raw_features;
+	uint64_t protocol_offered;
+	uint64_t protocol_agreed;
+	uint64_t mem_slots;
+	struct vuser_msg msg;		/* the request under way */
+	struct vuser_receiver rx;	/* its reply */
+};
+
+static const struct transport_ops frontend_ops;
+
+static struct vuser_frontend *frontend_of(struct virtq_transport *t)
+{
+	return container_of(t, struct vuser_frontend, transport);
+}
+
+static bool agreed(const struct vuser_frontend *fe, unsigned int bit)
+{
+	return fe->protocol_agreed & BIT(bit);
+}
+
+/* ---- One request, one reply. ---- */
+
+/* VU-FE-002: after a message that went wrong the stream means nothing any more. */
+static int hang_up(struct vuser_frontend *fe, int rc)
+{
+	vuser_receiver_reset(&fe->rx);
+	if (fe->fd >= 0)
+		close(fe->fd);
+	fe->fd = -1;
+	return rc;
+}
+
+static int await_reply(struct vuser_frontend *fe, bool acked, uint64_t deadline_ns,
+		       struct virtq_error *err)
+{
+	const char *name = vuser_name(fe->msg.header.request);
+
+	for (;;) {
+		int rc = vuser_receive(&fe->rx, fe->fd, &fe->msg, acked, err);
+
+		if (rc == -EPIPE)
+			return error_set(err, -EPROTO,
+					 "the back end closed the connection instead of answering %s",
+					 name);
+		if (rc)
+			return rc < 0 ? rc : 0;
+		rc = vuser_wait(fe->fd, POLLIN, deadline_ns);
+		if (rc)
+			return error_set_errno(err, rc, "no answer to %s", name);
+	}
+}
+
+/*
+ * Send fe->msg and take what comes back: its own reply, into fe->rx, or an
+ * acknowledgement if those were agreed on (VU-FE-004, 027).
+ *
+ * Return: 0; -EIO if the back end refused, with the connection intact; any
+ *	other error ended the connection.
+ */
+static int call(struct vuser_frontend *fe, struct virtq_error *err)
+{
+	const char *name = vuser_name(fe->msg.header.request);
+	bool own = vuser_rule(fe->msg.header.request)->reply == VUSER_OWN;
+	bool acked = !own && agreed(fe, VHOST_USER_PROTOCOL_F_REPLY_ACK);
+	uint64_t deadline_ns = vuser_deadline_ns(fe->timeout_ms);
+	int rc;
+
+	if (fe->fd < 0)
+		return error_set(err, -ENOTCONN, "cannot send %s: the connection is lost", name);
+	if (acked)
+		fe->msg.header.flags |= VHOST_USER_NEED_REPLY_MASK;
+	vuser_receiver_reset(&fe->rx);
+	rc = vuser_send(fe->fd, &fe->msg, deadline_ns, err);
+	if (rc)
+		return hang_up(fe, rc);
+	if (!own && !acked)
+		return 0;
+	rc = await_reply(fe, acked, deadline_ns, err);
+	if (rc)
+		return hang_up(fe, rc);
+	vuser_close_fds(&fe->rx.msg);	/* no reply that we ask for brings any (VU-FE-031) */
+	if (acked && fe->rx.msg.payload.u64)
+		return error_set(err, -EIO, "the back end refused %s", name);
+	return 0;
+}
+
+static int call_empty(struct vuser_frontend *fe, uint32_t request, struct virtq_error *err)
+{
+	vuser_msg_init(&fe->msg, request);
+	return call(fe, err);
+}
+
+static int get_u64(struct vuser_frontend *fe, uint32_t request, uint64_t *value,
+		   struct virtq_error *err)
+{
+	int rc = call_empty(fe, request, err);
+
+	if (!rc)
+		*value = fe->rx.msg.payload.u64;
+	return rc;
+}
+
+static int set_u64(struct vuser_frontend *fe, uint32_t request, uint64_t value,
+		   struct virtq_error *err)
+{
+	vuser_msg_init(&fe->msg, request);
+	fe->msg.payload.u64 = value;
+	return call(fe, err);
+}
+
+static int set_state(struct vuser_frontend *fe, uint32_t request, uint32_t index, uint32_t num,
+		     struct virtq_error *err)
+{
+	vuser_msg_init(&fe->msg, request);
+	fe->msg.payload.state.index = index;
+	fe->msg.payload.state.num = num;
+	return call(fe, err);
+}
+
+/* VU-FE-020: bit 8 exactly when no descriptor goes along. */
+static int set_vring_fd(struct vuser_frontend *fe, uint32_t request, uint32_t index, int fd,
+			struct virtq_error *err)
+{
+	vuser_msg_init(&fe->msg, request);
+	fe->msg.payload.u64 = index;
+	if (fd < 0) {
+		fe->msg.payload.u64 |= VHOST_USER_VRING_NOFD_MASK;
+	} else {
+		fe->msg.fds[0] = fd;
+		fe->msg.fd_count = 1;
+	}
+	return call(fe, err);
+}
+
+/* ---- Opening. ---- */
+
+static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err)
+{
+	uint64_t queues = 1, common;
+	int rc;
+
+	rc = get_u64(fe, VHOST_USER_GET_PROTOCOL_FEATURES, &fe->protocol_offered, err);
+	if (rc)
+		return rc;
+	common = fe->protocol_offered & PROTOCOL_FEATURES;
+	rc = set_u64(fe, VHOST_USER_SET_PROTOCOL_FEATURES, common, err);
+	if (rc)
+		return rc;
+	fe->protocol_agreed = common;
+	if (agreed(fe, VHOST_USER_PROTOCOL_F_MQ)) {
+		rc = get_u64(fe, VHOST_USER_GET_QUEUE_NUM, &queues, err);
+		if (rc)
+			return rc;
+	}
+	if (!queues)
+		return error_set(err, -EPROTO, "the back end says that it has no queue");
+	fe->transport.queues = queues < TRANSPORT_QUEUES_MAX ? (unsigned int)queues :
+							       TRANSPORT_QUEUES_MAX;
+	if (agreed(fe, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
+		rc = get_u64(fe, VHOST_USER_GET_MAX_MEM_SLOTS, &fe->mem_slots, err);
+	return rc;
+}
+
+static int negotiate(struct vuser_frontend *fe, struct virtq_error *err)
+{
+	struct virtq_features offered = { { 0, 0 } };
+	int rc;
+
+	rc = call_empty(fe, VHOST_USER_SET_OWNER, err);
+	if (!rc)
+		rc = get_u64(fe, VHOST_USER_GET_FEATURES, &fe->raw_features, err);
+	if (rc)
+		return rc;
+	offered.word[0] = fe->raw_features;
+	offered = virtq_features_without(offered, VHOST_F_LOG_ALL);
+	fe->transport.offered = virtq_features_without(offered, VHOST_USER_F_PROTOCOL_FEATURES);
+	/* VU-FE-005: offered is enough, acknowledged comes later. */
+	if (fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES))
+		rc = negotiate_protocol(fe, err);
+	return rc;
+}
+
+int virtq_vhost_user_attach(struct virtq_transport **out, int fd, unsigned int timeout_ms,
+			    struct virtq_error *err)
+{
+	struct vuser_frontend *fe = calloc(1, sizeof(*fe));
+	int rc;
+
+	if (!fe) {
+		close(fd);
+		return error_set(err, -ENOMEM, "no memory for a transport");
+	}
+	fe->transport.ops = &frontend_ops;
+	fe->transport.queues = 1;
+	fe->fd = fd;
+	fe->timeout_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
+	fe->mem_slots = VHOST_MEMORY_BASELINE_NREGIONS;
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	rc = negotiate(fe, err);
+	if (rc) {
+		hang_up(fe, rc);
+		free(fe);
+		return rc;
+	}
+	*out = &fe->transport;
+	return 0;
+}
+
+int virtq_vhost_user_connect(struct virtq_transport **out, const char *path,
+			     unsigned int timeout_ms, struct virtq_error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	unsigned int wait_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
+	struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
+	int fd, rc;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return error_set(err, -ENAMETOOLONG, "a socket path has at most %u bytes",
+				 (unsigned int)sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path));
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return error_set_errno(err, -errno, "cannot make a socket");
+	/* A full backlog makes connect wait; this is what bounds the wait. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+	do
+		rc = connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+	while (rc == -EINTR);
+	if (rc) {
+		close(fd);
+		return error_set_errno(err, rc == -EAGAIN ? -ETIMEDOUT : rc,
+				       "cannot connect to %s", path);
+	}
+	return virtq_vhost_user_attach(out, fd, timeout_ms, err);
+}
+
+/* ---- The transport's operations. ---- */
+
+static int frontend_accept(struct virtq_transport *t, struct virtq_features features,
+			   struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	uint64_t wire = features.word[0];
+
+	/* Bit 30 is not the driver's: it says that rings begin disabled (VU-FE-008). */
+	wire |= fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES);
+	return set_u64(fe, VHOST_USER_SET_FEATURES, wire, err);
+}
+
+static int frontend_config_read(struct virtq_transport *t, unsigned int offset, void *dst,
+				unsigned int len, struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	int rc;
+
+	if (!agreed(fe, VHOST_USER_PROTOCOL_F_CONFIG))
+		return error_set(err, -ENOTSUP, "the back end shows no configuration space");
+	/* From the start: there are back ends that ignore the offset. */
+	vuser_msg_init(&fe->msg, VHOST_USER_GET_CONFIG);
+	vuser_msg_set_config(&fe->msg, 0, offset + len);
+	rc = call(fe, err);
+	if (rc)
+		return rc;
+	if (!fe->rx.msg.header.size)	/* VU-FE-032 */
+		return error_set(err, -EIO,
+				 "the back end refused to show %u bytes of configuration space",
+				 offset + len);
+	memcpy(dst, fe->rx.msg.payload.config.region + offset, len);
+	return 0;
+}
+
+static struct VhostUserMemoryRegion wire_region(const struct virtq_region *r)
+{
+	return (struct VhostUserMemoryRegion){
+		.guest_phys_addr = r->gpa,
+		.memory_size = r->size_bytes,
+		.userspace_addr = r->user,
+		.mmap_offset = r->fd_offset_bytes,
+	};
+}
+
+/* VU-FE-013, 014 */
+static int share_table(struct vuser_frontend *fe, const struct virtq_region *regions,
+		       unsigned int count, struct virtq_error *err)
+{
+	vuser_msg_init(&fe->msg, VHOST_USER_SET_MEM_TABLE);
+	vuser_msg_set_regions(&fe->msg, count);
+	for (unsigned int i = 0; i < count; i++) {
+		fe->msg.payload.memory.regions[i] = wire_region(&regions[i]);
+		fe->msg.fds[i] = regions[i].fd;
+	}
+	fe->msg.fd_count = count;
+	return call(fe, err);
+}
+
+static bool contains(const struct virtq_region *regions, unsigned int count,
+		     const struct virtq_region *r)
+{
+	for (unsigned int i = 0; i < count; i++)
+		if (regions[i].gpa == r->gpa && regions[i].size_bytes == r->size_bytes &&
+		    regions[i].user == r->user && regions[i].mapping == r->mapping &&
+		    regions[i].fd == r->fd)
+			return true;
+	return false;
+}
+
+/* Send @request for each of @regions that is not among @others (VU-FE-015, 016). */
+static int share_difference(struct vuser_frontend *fe, uint32_t request,
+			    const struct virtq_region *regions, unsigned int count,
+			    const struct virtq_region *others, unsigned int other_count,
+			    struct virtq_error *err)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < count && !rc; i++) {
+		if (contains(others, other_count, &regions[i]))
+			continue;
+		vuser_msg_init(&fe->msg, request);
+		fe->msg.payload.mem_reg.region = wire_region(&regions[i]);
+		if (request == VHOST_USER_ADD_MEM_REG) {
+			fe->msg.fds[0] = regions[i].fd;
+			fe->msg.fd_count = 1;
+		}
+		rc = call(fe, err);
+	}
+	return rc;
+}
+
+static int frontend_share(struct virtq_transport *t, struct virtq_map *map,
+			  struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	unsigned int count, old_count = 0;
+	const struct virtq_region *regions = virtq_map_regions(map, &count), *old = NULL;
+	int rc;
+
+	for (unsigned int i = 0; i < count; i++)
+		if (!regions[i].user)
+			return error_set(err, -EINVAL, "the memory at 0x%llx has no user address",
+					 (unsigned long long)regions[i].gpa);
+	if (count > fe->mem_slots)
+		return error_set(err, -EINVAL, "the back end takes %llu memory regions, not %u",
+				 (unsigned long long)fe->mem_slots, count);
+	if (count <= VHOST_MEMORY_BASELINE_NREGIONS)
+		return share_table(fe, regions, count, err);
+	if (t->map)
+		old = virtq_map_regions(t->map, &old_count);
+	/* First remove, then add: the two may overlap (VU-FE-012). */
+	rc = share_difference(fe, VHOST_USER_REM_MEM_REG, old, old_count, regions, count, err);
+	if (!rc)
+		rc = share_difference(fe, VHOST_USER_ADD_MEM_REG, regions, count, old, old_count,
+				      err);
+	/* Half a table is no state to go on from. */
+	if (rc == -EIO)
+		hang_up(fe, rc);
+	return rc;
+}
+
+static int set_vring_addr(struct vuser_frontend *fe, unsigned int index,
+			  const struct virtq_ring *ring, struct virtq_error *err)
+{
+	struct VhostUserVringAddr *addr = &fe->msg.payload.addr;
+	const struct virtq_map *map = fe->transport.map;
+	struct virtq_ring_shape shape;
+
+	vuser_msg_init(&fe->msg, VHOST_USER_SET_VRING_ADDR);
+	addr->index = index;
+	if (virtq_ring_shape(ring->features, ring->size, &shape) ||
+	    transport_user_address(map, ring->desc, shape.desc_bytes, &addr->descriptor) ||
+	    transport_user_address(map, ring->driver, shape.driver_bytes, &addr->available) ||
+	    transport_user_address(map, ring->device, shape.device_bytes, &addr->used))
+		return error_set(err, -EINVAL, "the ring of queue %u is not in shared memory",
+				 index);
+	return call(fe, err);
+}
+
+static int frontend_start(struct virtq_transport *t, unsigned int index, struct virtq_driver *q,
+			  int kick_fd, int call_fd, struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	const struct virtq_ring *ring = virtq_driver_ring(q);
+	int rc;
+
+	rc = set_state(fe, VHOST_USER_SET_VRING_NUM, index, ring->size, err);
+	if (!rc)
+		rc = set_state(fe, VHOST_USER_SET_VRING_BASE, index, virtq_driver_position(q),
+			       err);
+	if (!rc)
+		rc = set_vring_addr(fe, index, ring, err);
+	if (!rc)
+		rc = set_vring_fd(fe, VHOST_USER_SET_VRING_CALL, index, call_fd, err);
+	if (!rc)
+		rc = set_vring_fd(fe, VHOST_USER_SET_VRING_KICK, index, kick_fd, err);
+	if (!rc && fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES)) {
+		rc = set_state(fe, VHOST_USER_SET_VRING_ENABLE, index, 1, err);
+		if (rc)		/* started all the same */
+			set_state(fe, VHOST_USER_GET_VRING_BASE, index, 0, NULL);
+	}
+	/* VU-FE-017: older back ends start a ring only when they see a kick. */
+	if (!rc && kick_fd >= 0)
+		virtq_notify_send(kick_fd);
+	return rc;
+}
+
+static int frontend_stop(struct virtq_transport *t, unsigned int index, uint32_t *position,
+			 struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	const struct virtq_ring *ring = virtq_driver_ring(t->running[index]);
+	int rc = set_state(fe, VHOST_USER_GET_VRING_BASE, index, 0, err);
+	struct VhostUserVringState base;
+
+	if (rc)
+		return rc;
+	base = fe->rx.msg.payload.state;
+	/* UNTRUSTED: somebody will start a ring there (VU-FE-041). */
+	if (base.index != index)
+		rc = error_set(err, -EPROTO, "the back end stopped queue %u instead of %u",
+			       base.index, index);
+	else if (ring_position_check(ring->features, ring->size, base.num, err))
+		rc = -EPROTO;
+	if (rc)
+		return hang_up(fe, rc);
+	*position = base.num;
+	return 0;
+}
+
+static int frontend_alive(struct virtq_transport *t)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	char byte;
+	ssize_t n;
+
+	if (fe->fd < 0)
+		return 0;
+	n = recv(fe->fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
+	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+static void frontend_close(struct virtq_transport *t)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+
+	hang_up(fe, 0);
+	free(fe);
+}
+
+static const struct transport_ops frontend_ops = {
+	.name = "vhost-user",
+	.accept = frontend_accept,
+	.config_read = frontend_config_read,
+	.share = frontend_share,
+	.start = frontend_start,
+	.stop = frontend_stop,
+	.alive = frontend_alive,
+	.close = frontend_close,
+};
+
+/* ---- What only this transport can tell; 0 for any other. ---- */
+
+static const struct vuser_frontend *peek(const struct virtq_transport *t)
+{
+	return t->ops == &frontend_ops ? (const struct vuser_frontend *)(const void *)t : NULL;
+}
+
+uint64_t virtq_vhost_user_raw_features(const struct virtq_transport *t)
+{
+	return peek(t) ? peek(t)->raw_features : 0;
+}
+
+uint64_t virtq_vhost_user_protocol_features(const struct virtq_transport *t)
+{
+	return peek(t) ? peek(t)->protocol_offered : 0;
+}
+
+uint64_t virtq_vhost_user_mem_slots(const struct virtq_transport *t)
+{
+	return peek(t) ? peek(t)->mem_slots : 0;
+}
+
+const char *virtq_vhost_user_protocol_name(unsigned int bit)
+{
+	return vuser_protocol_name(bit);
+}
