@@ -6,6 +6,10 @@
  * Order of use: offered(), accept(), share(), start() for each queue; stop()
  * in any order; close(). config_read() any time after accept().
  *
+ * Besides what each call lists, any of them may return -EIO (the other side
+ * refused), -EPROTO (it broke the protocol; the connection is over),
+ * -ETIMEDOUT, or -ENOTCONN (the connection was over before).
+ *
  * Thread: one at a time. Calls may wait for the other side, at most the
  * transport's timeout.
  */
@@ -67,7 +71,7 @@ VIRTQ_API int virtq_transport_share(struct virtq_transport *t, struct virtq_map 
 /**
  * virtq_transport_start - let the device turn a queue
  * @index:   which, from 0
- * @q:       the driver end; its ring lies in shared memory
+ * @q:       the driver end, with nothing in flight; its ring lies in shared memory
  * @kick_fd: the device polls it; -1 if the device shall poll the ring
  * @call_fd: the device signals it; -1 if this end polls
  *

@@ -93,6 +93,8 @@ VIRTQ_API int virtq_vhost_user_server_create(struct virtq_vhost_user_server **ou
  * A client that misbehaves loses its connection and nothing else. While one is
  * connected, further ones wait in the socket's backlog.
  *
+ * May be called again afterwards. A stop that comes before it ends it at once.
+ *
  * Return: 0 after virtq_vhost_user_server_stop(), with every request in flight
  *	finished; or -errno if the listening socket failed.
  * Thread: one; the engines do the work.

@@ -249,9 +249,10 @@ static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 /*
  * NOWAIT and not a trust in O_NONBLOCK: the flag lies in the open file, which
- * is the peer's as well. The read happens while it is submitted, before the
- * ring is armed; drained later, it could swallow the kick for a chain that
- * came after the last look, and the poll would find nothing to report.
+ * is the peer's as well. The read happens while it is submitted, and that must
+ * be before the ring is armed: drained later, it could swallow the kick for a
+ * chain that came after the last look, and whether a poll still reports what
+ * is no longer there is up to the kernel.
  */
 static void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
 {

@@ -184,7 +184,6 @@ static void loopback_close(struct virtq_transport *t)
 }
 
 static const struct transport_ops loopback_ops = {
-	.name = "loopback",
 	.accept = loopback_accept,
 	.config_read = loopback_config_read,
 	.share = loopback_share,

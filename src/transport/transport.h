@@ -26,7 +26,6 @@
  * @close:       all queues are stopped. Frees the transport
  */
 struct transport_ops {
-	const char *name;
 	int (*accept)(struct virtq_transport *t, struct virtq_features features,
 		      struct virtq_error *err);
 	int (*config_read)(struct virtq_transport *t, unsigned int offset, void *dst,

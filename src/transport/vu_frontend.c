@@ -480,7 +480,6 @@ static void frontend_close(struct virtq_transport *t)
 }
 
 static const struct transport_ops frontend_ops = {
-	.name = "vhost-user",
 	.accept = frontend_accept,
 	.config_read = frontend_config_read,
 	.share = frontend_share,

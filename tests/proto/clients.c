@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/* Clients come and go; the server stays as it was. */
+#include "rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* VU-BE-101: a thousand clients, with memory and a running queue, leave nothing behind. */
+static void test_thousand_clients_leave_no_fd(void **state)
+{
+	struct rig *r = *state;
+	unsigned int before = 0, ends = 0;
+
+	for (unsigned int i = 0; i < 1000; i++) {
+		int fd = client_connect(r);
+		struct queue q;
+
+		client_negotiate(fd, ALL_PROTOCOL, layouts[i % 2] | BIT_30);
+		queue_open(&q, fd, i % TOY_QUEUES, layouts[i % 2], 16);
+		queue_share(&q);
+		queue_set_up(&q);
+		queue_kick(&q);
+		queue_enable(&q, 1);
+		queue_echo(&q);
+		close(fd);
+		queue_close(&q);
+		rig_await(r, VIRTQ_VU_DISCONNECTED, ++ends, NULL);
+		if (r->event_count > RIG_EVENTS_MAX / 2) {
+			pthread_mutex_lock(&r->lock);
+			r->event_count = 0;
+			pthread_mutex_unlock(&r->lock);
+			ends = 0;
+		}
+		if (i == 10) {
+			client_alive(fd = client_connect(r));
+			before = open_fds();
+			close(fd);
+			rig_await(r, VIRTQ_VU_DISCONNECTED, ++ends, NULL);
+		}
+	}
+	client_alive(client_connect(r));
+	assert_int_equal(open_fds(), before);
+}
+
+/* VU-BE-101: a client that goes with requests in flight does not take the device along. */
+static void test_client_leaves_with_requests_in_flight(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd;
+
+	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
+		print_message("no io_uring here: nothing can be in flight\n");
+		skip();
+	}
+	fd = client_connect(r);
+	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
+	queue_open(&q, fd, 0, layouts[0], 16);
+	queue_share(&q);
+	queue_set_up(&q);
+	queue_kick(&q);
+	queue_enable(&q, 1);
+	queue_request(&q, 's');
+	queue_unanswered(&q, 50);
+	close(fd);
+	usleep(50000);
+	assert_int_equal(rig_events(r, VIRTQ_VU_DISCONNECTED), 0);	/* it waits for the I/O */
+	assert_int_equal(write(r->toy.slow_fd[1], "!", 1), 1);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 1, NULL);
+	queue_close(&q);
+	fd = client_connect(r);
+	client_alive(fd);
+	close(fd);
+}
+
+/* One client at a time; the next one waits and is served. */
+static void test_second_client_waits(void **state)
+{
+	struct rig *r = *state;
+	int first = client_connect(r), second;
+
+	client_alive(first);
+	second = client_connect(r);
+	client_send(second, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	client_silent(second, 50);
+	close(first);
+	assert_int_equal(client_reply_u64(second, VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+	close(second);
+}
+
+/* What one client negotiated means nothing to the next. */
+static void test_sessions_begin_anew(void **state)
+{
+	struct rig *r = *state;
+	int fd = client_connect(r), resets = 0;
+	uint64_t features = layouts[0];
+
+	client_negotiate(fd, ALL_PROTOCOL, layouts[0]);
+	close(fd);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 1, NULL);
+	resets = __atomic_load_n(&r->toy.resets, __ATOMIC_SEQ_CST);
+	assert_int_equal(resets, 1);
+	fd = client_connect(r);
+	/* REPLY_ACK is not agreed on: need_reply brings nothing. */
+	client_send_fds(fd, VHOST_USER_SET_FEATURES, VHOST_USER_VERSION |
+			VHOST_USER_NEED_REPLY_MASK, &features, 8, NULL, 0);
+	client_silent(fd, 30);
+	client_alive(fd);
+	close(fd);
+}
+
+/* stop() ends serve() under a client with a running queue; serve() may be called again. */
+static void test_stop_and_serve_again(void **state)
+{
+	struct rig *r = *state;
+	int fd = client_connect(r);
+	struct queue q;
+
+	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
+	queue_open(&q, fd, 0, layouts[0], 16);
+	queue_share(&q);
+	queue_set_up(&q);
+	queue_kick(&q);
+	queue_enable(&q, 1);
+	queue_echo(&q);
+	virtq_vhost_user_server_stop(r->server);
+	client_closed(fd);
+	pthread_join(r->thread, NULL);
+	close(fd);
+	queue_close(&q);
+	/* A stop() before serve() counts, and only once. */
+	virtq_vhost_user_server_stop(r->server);
+	assert_int_equal(virtq_vhost_user_serve(r->server, NULL), 0);
+	rig_serve(r);
+	fd = client_connect(r);
+	client_alive(fd);
+	close(fd);
+}
+
+/* virtq_vhost_user_listen(): whose path it takes, and whose not. */
+static void test_listen(void **state)
+{
+	char path[64], long_path[200];
+	struct virtq_error err;
+	struct stat st;
+	int fd, file;
+
+	(void)state;
+	snprintf(path, sizeof(path), "/tmp/virtq-listen-%d.sock", (int)getpid());
+	unlink(path);
+	fd = virtq_vhost_user_listen(path, &err);
+	assert_true(fd >= 0);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_int_equal(virtq_vhost_user_listen(path, &err), -EADDRINUSE);
+	assert_non_null(strstr(err.text, path));
+	close(fd);				/* the file stays, and nobody listens */
+	assert_int_equal(stat(path, &st), 0);
+	fd = virtq_vhost_user_listen(path, &err);
+	assert_true(fd >= 0);
+	close(fd);
+	unlink(path);
+	file = open(path, O_CREAT | O_RDWR, 0600);
+	assert_int_equal(virtq_vhost_user_listen(path, &err), -EEXIST);
+	close(file);
+	unlink(path);
+	memset(long_path, 'x', sizeof(long_path) - 1);
+	long_path[sizeof(long_path) - 1] = '\0';
+	assert_int_equal(virtq_vhost_user_listen(long_path, &err), -ENAMETOOLONG);
+	assert_int_equal(virtq_vhost_user_listen("/nowhere/at/all.sock", &err), -ENOENT);
+}
+
+/* What a server cannot be made of. */
+static void test_create_checks_its_arguments(void **state)
+{
+	struct rig *r = *state;
+	struct virtq_vhost_user_server_config good = {
+		.model = &r->toy.model, .engines = r->engines, .engine_count = 1,
+		.listen_fd = r->listen_fd,
+	}, bad;
+	struct virtq_vhost_user_server *server;
+	struct virtq_model many = r->toy.model;
+
+	assert_int_equal(virtq_vhost_user_server_create(&server, &good, NULL), 0);
+	virtq_vhost_user_server_destroy(server);
+	bad = good;
+	bad.model = NULL;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	bad = good;
+	bad.engine_count = 0;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	bad = good;
+	bad.listen_fd = -1;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	bad = good;
+	bad.model = &many;
+	many.queues = 257;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	many.queues = 0;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	virtq_vhost_user_server_destroy(NULL);
+}
+
+#define CASE(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_thousand_clients_leave_no_fd),
+		CASE(test_client_leaves_with_requests_in_flight),
+		CASE(test_second_client_waits),
+		CASE(test_sessions_begin_anew),
+		CASE(test_stop_and_serve_again),
+		CASE(test_create_checks_its_arguments),
+		cmocka_unit_test(test_listen),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,606 @@
+/* SPDX-License-Identifier: MIT */
+/* The states of rings: stopped or started, disabled or enabled, and what changes them. */
+#include "rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* A connected client with queue 0 shared and described, not yet started. */
+static int open_queue(struct rig *r, struct queue *q, uint64_t layout, bool bit_30)
+{
+	int fd = client_connect(r);
+
+	client_negotiate(fd, ALL_PROTOCOL, layout | (bit_30 ? BIT_30 : 0));
+	queue_open(q, fd, 0, layout, 64);
+	queue_share(q);
+	queue_set_up(q);
+	return fd;
+}
+
+static void end(struct rig *r, struct queue *q)
+{
+	unsigned int gone = rig_events(r, VIRTQ_VU_DISCONNECTED);
+
+	close(q->fd);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, gone + 1, NULL);
+	queue_close(q);
+}
+
+/*
+ * VU-BE-011, VU-BE-013, VU-BE-014, VU-BE-015, VU-BE-017: a ring is stopped and
+ * disabled at first; SET_VRING_KICK starts it, without a kick; enable lets it work.
+ */
+static void test_starts_at_set_vring_kick(void **state)
+{
+	for (unsigned int l = 0; l < 2; l++) {
+		struct rig *r = *state;
+		struct queue q;
+
+		open_queue(r, &q, layouts[l], true);
+		queue_request(&q, 'e');
+		queue_unanswered(&q, 30);		/* stopped, disabled */
+		virtq_notify_clear(q.kick_fd);		/* nothing kicks from here on */
+		queue_kick(&q);
+		queue_unanswered(&q, 30);		/* started, disabled */
+		queue_enable(&q, 1);
+		queue_answered(&q);
+		queue_enable(&q, 0);
+		queue_request(&q, 'e');
+		queue_unanswered(&q, 30);
+		queue_enable(&q, 1);
+		queue_answered(&q);
+		end(r, &q);
+	}
+}
+
+/* VU-BE-015: enabled while stopped is remembered. */
+static void test_enable_is_remembered_while_stopped(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+
+	open_queue(r, &q, layouts[0], true);
+	queue_enable(&q, 1);
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 30);
+	queue_kick(&q);
+	queue_answered(&q);
+	end(r, &q);
+}
+
+/* VU-BE-012, trap 24: not acknowledging bit 30 enables all rings. */
+static void test_without_bit_30_rings_are_enabled(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+
+	open_queue(r, &q, layouts[0], false);
+	queue_kick(&q);
+	queue_echo(&q);
+	end(r, &q);
+}
+
+/* Trap 24: acknowledging bit 30 later disables nothing. */
+static void test_acknowledging_bit_30_again_disables_nothing(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, layouts[0] | BIT_30), 0);
+	queue_echo(&q);
+	end(r, &q);
+}
+
+/*
+ * VU-BE-020, VU-BE-021: GET_VRING_BASE waits for what is in flight, and says
+ * where to go on. VU-BE-019: stopped, the ring is left alone.
+ */
+static void test_get_vring_base_drains(void **state)
+{
+	struct rig *r = *state;
+	struct VhostUserVringState state0 = { 0, 0 };
+	struct queue q;
+	int fd;
+
+	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
+		print_message("no io_uring here: nothing can be in flight\n");
+		skip();
+	}
+	fd = open_queue(r, &q, layouts[0], true);
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	queue_request(&q, 's');
+	queue_unanswered(&q, 50);
+	client_send(fd, VHOST_USER_GET_VRING_BASE, &state0, sizeof(state0));
+	client_silent(fd, 100);
+	assert_int_equal(write(r->toy.slow_fd[1], "!", 1), 1);
+	client_reply(fd, VHOST_USER_GET_VRING_BASE, &state0, sizeof(state0));
+	assert_int_equal(state0.num, 2);
+	queue_answered(&q);		/* it was given back before the answer */
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 50);
+	end(r, &q);
+}
+
+/* VU-BE-021, VU-BE-022, VU-BE-023, VU-FE-019: positions, as numbers, of both layouts. */
+static void test_positions(void **state)
+{
+	static const uint32_t after_three[2] = { 3, 0x80068006 };
+	static const uint32_t start[2] = { 0, 0x80008000 };
+
+	for (unsigned int l = 0; l < 2; l++) {
+		struct rig *r = *state;
+		struct queue q;
+		int fd = open_queue(r, &q, layouts[l], true);
+
+		queue_enable(&q, 1);
+		assert_int_equal(client_get_base(fd, 1), start[l]);	/* never touched */
+		queue_kick(&q);
+		for (unsigned int i = 0; i < 3; i++)
+			queue_echo(&q);
+		assert_int_equal(client_get_base(fd, 0), after_three[l]);
+		/* Asked again, a stopped ring says the same. */
+		assert_int_equal(client_get_base(fd, 0), after_three[l]);
+		/* And goes on from there, many times around the ring. */
+		for (unsigned int i = 0; i < 50; i++) {
+			uint32_t base;
+
+			queue_kick(&q);
+			for (unsigned int k = 0; k < 7; k++)
+				queue_echo(&q);
+			base = client_get_base(fd, 0);
+			assert_int_equal(base, virtq_driver_position(q.driver));
+			assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, base),
+					 0);
+		}
+		end(r, &q);
+	}
+}
+
+/* VU-BE-023: the lower half alone, as some front ends send a packed ring's first position. */
+static void test_half_a_packed_start_position(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[1], true);
+
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0x8000), 0);
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	end(r, &q);
+}
+
+/* VU-BE-024 */
+static void test_impossible_positions_are_refused(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0x10000), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0xffff), 0);
+	end(r, &q);
+	fd = open_queue(r, &q, layouts[1], true);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0x80008040), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0x80408000), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0x803f803f), 0);
+	end(r, &q);
+}
+
+/* VU-BE-039: sizes by layout, by device, and not while the ring runs. */
+static void test_ring_sizes(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+	static const struct { uint32_t size; uint64_t split, packed; } cases[] = {
+		{ 0, 1, 1 }, { 1, 0, 0 }, { 100, 1, 0 }, { 256, 0, 0 }, { 257, 1, 1 },
+		{ 512, 1, 1 }, { 65536, 1, 1 }, { UINT32_MAX, 1, 1 },
+	};
+
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_NUM, 1,
+						  cases[i].size), cases[i].split);
+	queue_kick(&q);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_NUM, 0, 64), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_BASE, 0, 0), 1);
+	end(r, &q);
+	fd = open_queue(r, &q, layouts[1], true);
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_NUM, 1,
+						  cases[i].size), cases[i].packed);
+	end(r, &q);
+}
+
+/* VU-BE-040: alignment, range and flags of ring addresses. VU-BE-033: user addresses. */
+static void test_ring_addresses(void **state)
+{
+	struct rig *r = *state;
+	struct VhostUserVringAddr good, bad;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+	uint64_t *fields[3] = { &bad.descriptor, &bad.used, &bad.available };
+
+	good = queue_addr(&q);
+	for (unsigned int i = 0; i < 3; i++) {
+		uint64_t end_of_memory = (uintptr_t)q.memory + QUEUE_BYTES;
+		uint64_t wrong[] = { 0, 0, UINT64_MAX - 15, end_of_memory, end_of_memory - 16,
+				     q.gpa };
+
+		bad = good;
+		wrong[1] = *fields[i] + 1;
+		for (unsigned int k = 0; k < 6; k++) {
+			bad = good;
+			*fields[i] = wrong[k];
+			assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_ADDR, &bad,
+						    sizeof(bad)), 1);
+		}
+	}
+	for (unsigned int bit = 0; bit < 32; bit += 31) {
+		bad = good;
+		bad.flags = 1u << bit;
+		assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_ADDR, &bad, sizeof(bad)),
+				 1);
+	}
+	/* What was refused has changed nothing. */
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	/* The same addresses again, while it runs, are fine (VU-BE-018). */
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_ADDR, &good, sizeof(good)), 0);
+	queue_echo(&q);
+	end(r, &q);
+}
+
+/* VU-BE-048 */
+static void test_enable_is_0_or_1(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_ENABLE, 0, 2), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_ENABLE, 0, UINT32_MAX), 1);
+	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_ENABLE, 0, 1), 0);
+	end(r, &q);
+}
+
+/* VU-BE-046: an index is below the number of queues, in each message. */
+static void test_queue_index_out_of_range(void **state)
+{
+	static const uint32_t by_state[] = { VHOST_USER_SET_VRING_NUM, VHOST_USER_SET_VRING_BASE,
+					     VHOST_USER_SET_VRING_ENABLE };
+	static const uint32_t by_u64[] = { VHOST_USER_SET_VRING_KICK, VHOST_USER_SET_VRING_CALL,
+					   VHOST_USER_SET_VRING_ERR };
+	static const uint32_t wrong[] = { TOY_QUEUES, 255, 256, 0x80000000, UINT32_MAX };
+	struct rig *r = *state;
+	struct VhostUserVringAddr addr;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	for (unsigned int w = 0; w < 5; w++) {
+		for (unsigned int i = 0; i < 3; i++)
+			assert_int_equal(client_ask_state(fd, by_state[i], wrong[w], 1), 1);
+		addr = queue_addr(&q);
+		addr.index = wrong[w];
+		assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr)),
+				 1);
+	}
+	for (unsigned int i = 0; i < 3; i++) {
+		uint64_t index = TOY_QUEUES, high = BIT(32);
+
+		assert_int_equal(client_ask_fds(fd, by_u64[i], &index, 8, &q.call_fd, 1), 1);
+		assert_int_equal(client_ask_fds(fd, by_u64[i], &high, 8, &q.call_fd, 1), 1);
+	}
+	client_alive(fd);
+	/* GET_VRING_BASE has an answer of its own, and none that says no. */
+	client_send(fd, VHOST_USER_GET_VRING_BASE, &wrong, 8);
+	client_closed(fd);
+	rig_await(r, VIRTQ_VU_REFUSED, 1, NULL);
+	close(fd);
+	queue_close(&q);
+}
+
+/* VU-BE-042: without a kick fd the ring is polled. VU-BE-043: without a call fd, no signals. */
+static void test_polling_instead_of_kicks_and_calls(void **state)
+{
+	struct rig *r = *state;
+	uint64_t no_fd = VHOST_USER_VRING_NOFD_MASK;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_CALL, &no_fd, 8), 0);
+	queue_enable(&q, 1);
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_KICK, &no_fd, 8), 0);
+	for (unsigned int i = 0; i < 10; i++)
+		queue_echo(&q);
+	assert_int_equal(virtq_notify_wait(q.call_fd, 20), 0);
+	end(r, &q);
+}
+
+/* VU-BE-044, VU-BE-018: fds are replaced while the ring runs, and no call is lost. */
+static void test_call_and_kick_fds_are_replaced(void **state)
+{
+	struct rig *r = *state;
+	uint64_t index = 0;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true), kick, call;
+
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	assert_int_equal(virtq_notify_wait(q.call_fd, 1000), 1);
+	call = virtq_notify_open();
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_VRING_CALL, &index, 8, &call, 1), 0);
+	assert_int_equal(virtq_notify_wait(call, 1000), 1);	/* once, for what might be lost */
+	kick = virtq_notify_open();
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_VRING_KICK, &index, 8, &kick, 1), 0);
+	close(q.kick_fd);
+	close(q.call_fd);
+	q.kick_fd = kick;
+	q.call_fd = call;
+	for (unsigned int i = 0; i < 10; i++)
+		queue_echo(&q);
+	assert_int_equal(virtq_notify_wait(q.call_fd, 1000), 1);
+	end(r, &q);
+}
+
+/* VU-FE-048: a pipe does as well as an eventfd. */
+static void test_pipes_instead_of_eventfds(void **state)
+{
+	struct rig *r = *state;
+	int fd, kick[2], call[2];
+	uint64_t index = 0;
+	struct queue q;
+
+	assert_int_equal(pipe2(kick, O_NONBLOCK), 0);
+	assert_int_equal(pipe2(call, O_NONBLOCK), 0);
+	fd = open_queue(r, &q, layouts[0], true);
+	queue_enable(&q, 1);
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_VRING_CALL, &index, 8, &call[1], 1),
+			 0);
+	close(q.kick_fd);
+	q.kick_fd = kick[1];
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_VRING_KICK, &index, 8, &kick[0], 1),
+			 0);
+	for (unsigned int i = 0; i < 10; i++)
+		queue_echo(&q);
+	assert_int_equal(virtq_notify_wait(call[0], 1000), 1);
+	end(r, &q);
+	close(kick[0]);
+	close(call[0]);
+	close(call[1]);
+}
+
+/* What cannot signal is refused, and costs nothing. */
+static void test_files_are_no_notifiers(void **state)
+{
+	static const uint32_t messages[] = { VHOST_USER_SET_VRING_KICK, VHOST_USER_SET_VRING_CALL,
+					     VHOST_USER_SET_VRING_ERR };
+	struct rig *r = *state;
+	int wrong[3] = { memfd_create("file", 0), open("/tmp", O_RDONLY | O_DIRECTORY),
+			 open("/dev/zero", O_RDWR) };
+	uint64_t index = 0;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true);
+
+	for (unsigned int m = 0; m < 3; m++)
+		for (unsigned int w = 0; w < 3; w++)
+			assert_int_equal(client_ask_fds(fd, messages[m], &index, 8, &wrong[w], 1),
+					 1);
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	end(r, &q);
+	for (unsigned int w = 0; w < 3; w++)
+		close(wrong[w]);
+}
+
+/* VU-BE-045: a ring that the driver broke is reported, and only that one stops. */
+static void test_broken_ring_signals_the_error_fd(void **state)
+{
+	struct rig *r = *state;
+	struct queue q, other;
+	char text[256];
+	int fd = open_queue(r, &q, layouts[0], true);
+	struct VhostUserMemory table = { .nregions = 2 };
+	int fds[2];
+
+	queue_open(&other, fd, 1, layouts[0], 64);
+	table.regions[0] = queue_region(&q);
+	table.regions[1] = queue_region(&other);
+	fds[0] = virtq_mapping_fd(q.mapping);
+	fds[1] = virtq_mapping_fd(other.mapping);
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_MEM_TABLE, &table, 8 + 64, fds, 2), 0);
+	queue_set_up(&other);
+	queue_enable(&q, 1);
+	queue_enable(&other, 1);
+	queue_kick(&q);
+	queue_kick(&other);
+	queue_echo(&q);
+	queue_echo(&other);
+	assert_int_equal(virtq_notify_wait(q.err_fd, 0), 0);
+	queue_break(&q);
+	assert_int_equal(virtq_notify_wait(q.err_fd, 2000), 1);
+	rig_await(r, VIRTQ_VU_QUEUE_BROKEN, 1, text);
+	assert_non_null(strstr(text, "available index"));
+	queue_echo(&other);
+	assert_int_equal(virtq_notify_wait(other.err_fd, 0), 0);
+	client_alive(fd);
+	queue_close(&other);
+	end(r, &q);
+}
+
+/* VU-BE-050: RESET_DEVICE begins the device anew and keeps the session. */
+static void test_reset_device(void **state)
+{
+	struct rig *r = *state;
+	struct queue q, again;
+	int fd = open_queue(r, &q, layouts[0], true);
+	int resets;
+
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	resets = __atomic_load_n(&r->toy.resets, __ATOMIC_SEQ_CST);
+	assert_int_equal(client_ask(fd, VHOST_USER_RESET_DEVICE, NULL, 0), 0);
+	assert_int_equal(__atomic_load_n(&r->toy.resets, __ATOMIC_SEQ_CST), resets + 1);
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 50);
+	/* Another layout, in the same session: protocol features and memory are as they were. */
+	assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, layouts[1] | BIT_30), 0);
+	queue_open(&again, fd, 0, layouts[1], 100);
+	queue_share(&again);
+	queue_set_up(&again);
+	queue_kick(&again);
+	queue_request(&again, 'e');
+	queue_unanswered(&again, 50);		/* disabled, as at the start */
+	queue_enable(&again, 1);
+	queue_answered(&again);
+	queue_close(&again);
+	end(r, &q);
+}
+
+/* A kick fd that comes before the rest: the ring starts when it is complete. */
+static void test_start_waits_for_what_is_missing(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = client_connect(r);
+
+	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
+	queue_open(&q, fd, 0, layouts[0], 64);
+	queue_kick(&q);
+	queue_enable(&q, 1);
+	queue_set_up(&q);
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 30);
+	queue_share(&q);
+	queue_answered(&q);
+	end(r, &q);
+}
+
+/* VU-BE-034, VU-BE-018: a new table under a running ring, and VU-BE-037: one without it. */
+static void test_memory_changes_while_rings_run(void **state)
+{
+	struct rig *r = *state;
+	struct queue q, other;
+	struct VhostUserMemory table = { .nregions = 2 }, none = { .nregions = 0 };
+	int fd = open_queue(r, &q, layouts[1], true), fds[2];
+	char text[256];
+
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	queue_open(&other, fd, 1, layouts[1], 64);
+	table.regions[0] = queue_region(&other);
+	table.regions[1] = queue_region(&q);
+	fds[0] = virtq_mapping_fd(other.mapping);
+	fds[1] = virtq_mapping_fd(q.mapping);
+	for (unsigned int i = 0; i < 20; i++) {
+		assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_MEM_TABLE, &table, 8 + 64, fds,
+						2), 0);
+		queue_echo(&q);
+		queue_share(&q);
+		queue_echo(&q);
+	}
+	assert_int_equal(rig_events(r, VIRTQ_VU_QUEUE_STOPPED), 0);
+	/* The memory goes: the ring halts, wherever it was. */
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_MEM_TABLE, &none, 8), 0);
+	rig_await(r, VIRTQ_VU_QUEUE_STOPPED, 1, text);
+	assert_non_null(strstr(text, "not in shared memory"));
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 50);
+	/* It comes back: the ring goes on, having lost nothing. */
+	queue_share(&q);
+	queue_answered(&q);
+	assert_int_equal(client_get_base(fd, 0), virtq_driver_position(q.driver));
+	queue_close(&other);
+	end(r, &q);
+}
+
+/* VU-BE-037, VU-BE-036: the same by REM_MEM_REG and ADD_MEM_REG. */
+static void test_region_of_a_running_ring_is_removed(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_queue(r, &q, layouts[0], true), memory;
+	struct VhostUserMemRegMsg msg = { .region = queue_region(&q) };
+
+	memory = virtq_mapping_fd(q.mapping);
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	assert_int_equal(client_ask(fd, VHOST_USER_REM_MEM_REG, &msg, sizeof(msg)), 0);
+	queue_request(&q, 'e');
+	queue_unanswered(&q, 50);
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_ADD_MEM_REG, &msg, sizeof(msg), &memory,
+					1), 0);
+	queue_answered(&q);
+	end(r, &q);
+}
+
+/* Counters add up over clients, and nobody sees them go down. */
+static void test_stats_add_up_over_sessions(void **state)
+{
+	struct rig *r = *state;
+	struct virtq_engine_stats stats;
+	struct queue q;
+
+	for (unsigned int i = 1; i <= 3; i++) {
+		open_queue(r, &q, layouts[0], true);
+		queue_enable(&q, 1);
+		queue_kick(&q);
+		for (unsigned int k = 0; k < 10; k++)
+			queue_echo(&q);
+		if (i % 2)
+			client_get_base(q.fd, 0);
+		end(r, &q);
+		assert_int_equal(virtq_vhost_user_server_stats(r->server, 0, &stats), 0);
+		assert_int_equal(stats.requests, 10 * i);
+	}
+	assert_int_equal(virtq_vhost_user_server_stats(r->server, 1, &stats), 0);
+	assert_int_equal(stats.requests, 0);
+	assert_int_equal(virtq_vhost_user_server_stats(r->server, TOY_QUEUES, &stats), -EINVAL);
+}
+
+#define CASE(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_starts_at_set_vring_kick),
+		CASE(test_enable_is_remembered_while_stopped),
+		CASE(test_without_bit_30_rings_are_enabled),
+		CASE(test_acknowledging_bit_30_again_disables_nothing),
+		CASE(test_get_vring_base_drains),
+		CASE(test_positions),
+		CASE(test_half_a_packed_start_position),
+		CASE(test_impossible_positions_are_refused),
+		CASE(test_ring_sizes),
+		CASE(test_ring_addresses),
+		CASE(test_enable_is_0_or_1),
+		CASE(test_queue_index_out_of_range),
+		CASE(test_polling_instead_of_kicks_and_calls),
+		CASE(test_call_and_kick_fds_are_replaced),
+		CASE(test_pipes_instead_of_eventfds),
+		CASE(test_files_are_no_notifiers),
+		CASE(test_broken_ring_signals_the_error_fd),
+		CASE(test_reset_device),
+		CASE(test_start_waits_for_what_is_missing),
+		CASE(test_memory_changes_while_rings_run),
+		CASE(test_region_of_a_running_ring_is_removed),
+		CASE(test_stats_add_up_over_sessions),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
