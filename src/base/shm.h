@@ -30,6 +30,13 @@
 #define SHM_HOST_LITTLE_ENDIAN true
 #endif
 
+/* TSan understands the compiler's fences and no others. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SHM_UNDER_TSAN
+#endif
+#endif
+
 /* ---- Values that are private already: conversion only. ---- */
 
 static inline uint16_t le16_value(virtq_le16 v) { return SHM_SWAP16(v.raw); }
@@ -140,6 +147,19 @@ static inline void shm_fence_release(void)
 }
 
 /*
+ * A locked instruction is a full fence on x86 and costs a third of mfence, which
+ * clang takes for the standard one (gcc does not).
+ */
+static inline void shm_fence_full(void)
+{
+#if defined(__x86_64__) && defined(__clang__) && !defined(SHM_UNDER_TSAN)
+	__asm__ __volatile__("lock; addl $0, -4(%%rsp)" ::: "memory", "cc");
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/*
  * [C] and [D]: stores before it are visible before loads after it are done.
  * The one kind of fence that x86 needs too. Two names for one fence, so that
  * each can be taken out alone to show that the tests of its letter notice; no
@@ -150,7 +170,7 @@ static inline void shm_fence_kick(void)
 #ifdef VIRTQ_TEST_NO_FENCE_C
 	__asm__ __volatile__("" ::: "memory");
 #else
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	shm_fence_full();
 #endif
 }
 
@@ -159,7 +179,7 @@ static inline void shm_fence_call(void)
 #ifdef VIRTQ_TEST_NO_FENCE_D
 	__asm__ __volatile__("" ::: "memory");
 #else
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	shm_fence_full();
 #endif
 }
 

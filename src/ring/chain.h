@@ -76,6 +76,8 @@ ALWAYS_INLINE int walk_add(struct virtq_device *q, struct walk *w, uint64_t addr
 			   bool writable, uint32_t desc_index)
 {
 	unsigned int access = writable ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
+	struct walk slow;
+	int rc;
 
 	if (writable != w->writing) {
 		if (UNLIKELY(!writable))
@@ -93,7 +95,11 @@ ALWAYS_INLINE int walk_add(struct virtq_device *q, struct walk *w, uint64_t addr
 		w->count++;
 		return 0;
 	}
-	return walk_add_slow(q, w, addr, len, access);
+	/* A copy, so that @w itself has no address and can live in registers. */
+	slow = *w;
+	rc = walk_add_slow(q, &slow, addr, len, access);
+	*w = slow;
+	return rc;
 }
 
 /* ---- Indirect tables ---------------------------------------------------- */
@@ -145,8 +151,8 @@ NEVER_INLINE static int table_open(struct virtq_device *q, struct walk_table *ta
 	return 0;
 }
 
-NEVER_INLINE static int walk_split_table(struct virtq_device *q, struct walk *w, uint64_t addr,
-					 uint32_t len)
+ALWAYS_INLINE int walk_split_table(struct virtq_device *q, struct walk *w, uint64_t addr,
+				   uint32_t len)
 {
 	struct walk_table table;
 	uint32_t slot = 0, hops = 0;
@@ -175,8 +181,8 @@ NEVER_INLINE static int walk_split_table(struct virtq_device *q, struct walk *w,
 }
 
 /* Packed tables are read straight through; only WRITE counts in them (2.8.7). */
-NEVER_INLINE static int walk_packed_table(struct virtq_device *q, struct walk *w,
-					  uint64_t addr, uint32_t len)
+ALWAYS_INLINE int walk_packed_table(struct virtq_device *q, struct walk *w, uint64_t addr,
+				    uint32_t len)
 {
 	struct walk_table table;
 	int rc = table_open(q, &table, addr, len, w->index);
@@ -196,8 +202,8 @@ NEVER_INLINE static int walk_packed_table(struct virtq_device *q, struct walk *w
 /* ---- The two layouts ---------------------------------------------------- */
 
 /* The chain that begins with @d, a copy of the descriptor at @head. */
-NEVER_INLINE static int walk_split(struct virtq_device *q, struct walk *w, uint16_t head,
-				   struct split_desc d)
+ALWAYS_INLINE int walk_split(struct virtq_device *q, struct walk *w, uint16_t head,
+			     struct split_desc d)
 {
 	uint32_t slot = head, hops = 0, size = q->ring.size;
 
@@ -230,8 +236,8 @@ NEVER_INLINE static int walk_split(struct virtq_device *q, struct walk *w, uint1
  * The list that begins with @d, a copy of the next available descriptor.
  * *@id and *@entries say what to echo and how much to skip.
  */
-NEVER_INLINE static int walk_packed(struct virtq_device *q, struct walk *w, struct packed_desc d,
-				    uint16_t *id, uint16_t *entries)
+ALWAYS_INLINE int walk_packed(struct virtq_device *q, struct walk *w, struct packed_desc d,
+			      uint16_t *id, uint16_t *entries)
 {
 	struct packed_cursor at = q->packed.avail;
 	uint32_t n = 0, size = q->ring.size;

@@ -241,10 +241,10 @@ ALWAYS_INLINE void begin_loan(struct virtq_device *q, struct virtq_req *req, str
 	}
 }
 
-/* A chain that begins with @d (split, at @head) or @pd (packed): walk all of it. */
-NEVER_INLINE static int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16_t head,
-				 struct split_desc d, struct packed_desc pd,
-				 const enum ring_layout layout)
+/* Walk all of a chain whose first descriptor, at @head (split), says @d or @pd. */
+ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16_t head,
+			   struct split_desc d, struct packed_desc pd,
+			   const enum ring_layout layout)
 {
 	struct walk w = {
 		.spans = inline_spans(q, req),
@@ -282,6 +282,26 @@ NEVER_INLINE static int pop_walk(struct virtq_device *q, struct virtq_req *req, 
 	return 0;
 }
 
+/* Out of line, and the descriptor in registers: the path of one element pays nothing for it. */
+NEVER_INLINE static int pop_walk_split(struct virtq_device *q, struct virtq_req *req,
+				       uint64_t addr, uint32_t len, uint32_t flags_next,
+				       uint16_t head)
+{
+	struct split_desc d = { addr, len, (uint16_t)flags_next, (uint16_t)(flags_next >> 16) };
+	struct packed_desc none = { 0 };
+
+	return pop_walk(q, req, head, d, none, RING_SPLIT);
+}
+
+NEVER_INLINE static int pop_walk_packed(struct virtq_device *q, struct virtq_req *req,
+					uint64_t addr, uint32_t len, uint16_t flags, uint16_t id)
+{
+	struct packed_desc d = { addr, len, id, flags };
+	struct split_desc none = { 0 };
+
+	return pop_walk(q, req, id, none, d, RING_PACKED);
+}
+
 /* A chain of one element inside the region used last, which is what most are. */
 ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, struct popped p,
 			      uint64_t addr, uint32_t len, bool writable,
@@ -305,19 +325,21 @@ ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16
 {
 	struct virtq_req *req = slot_at(q, q->slot_stack[q->free_slots - 1]);
 	struct popped p = { .entries = 1, .block = NO_BLOCK };
-	struct split_desc d = { 0 };
-	struct packed_desc pd = { 0 };
+	uint16_t next = 0;
 	unsigned int access;
 	uint64_t addr;
 	uint32_t len;
 
 	*out = req;
 	if (layout == RING_PACKED) {
-		pd = packed_desc_load(&q->packed.ring.desc[q->packed.avail.slot], flags);
-		p.id = pd.id;
-		addr = pd.addr;
-		len = pd.len;
+		const struct pvirtq_desc *desc = &q->packed.ring.desc[q->packed.avail.slot];
+		struct packed_desc d = packed_desc_load(desc, flags);
+
+		p.id = d.id;
+		addr = d.addr;
+		len = d.len;
 	} else {
+		struct split_desc d;
 		int rc;
 
 		p.id = split_device_head(&q->split);
@@ -328,11 +350,14 @@ ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16
 		flags = d.flags;
 		addr = d.addr;
 		len = d.len;
+		next = d.next;
 	}
 	access = flags & VIRTQ_DESC_F_WRITE ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
 	if (UNLIKELY((flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) || !len ||
 		     !region_covers(q->region, addr, len, access)))
-		return pop_walk(q, req, p.id, d, pd, layout);
+		return layout == RING_PACKED ?
+		       pop_walk_packed(q, req, addr, len, flags, p.id) :
+		       pop_walk_split(q, req, addr, len, flags | (uint32_t)next << 16, p.id);
 	pop_single(q, req, p, addr, len, flags & VIRTQ_DESC_F_WRITE, layout);
 	return 0;
 }

@@ -65,13 +65,18 @@ ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
 
 struct split_driver {
 	struct split_ring ring;
+	/*
+	 * Publishing sets avail_published and avail_decided to avail_idx. They
+	 * are kept apart: side by side, gcc sets them as one word that it loads
+	 * from here, and that load waits for the 16-bit store still under way.
+	 */
 	uint16_t avail_idx;		/* next to fill; staged up to here */
+	uint16_t used_seen;		/* next used entry to take */
 	uint16_t avail_published;	/* the device has been shown up to here */
+	uint16_t free_head;
 	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
 	bool decided;			/* avail_decided means something */
 	enum event_wish wish;		/* what we last told the peer */
-	uint16_t used_seen;		/* next used entry to take */
-	uint16_t free_head;
 	uint16_t *next;			/* private links: of the free list and of chains */
 };
 
@@ -200,10 +205,17 @@ ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
 	return shm_load16(&drv->ring.used->idx) != drv->used_seen;
 }
 
-/* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.7.1). */
+/*
+ * With EVENT_IDX the flags must stay 0 (2.7.7.1): the event word is parked at
+ * an index that has just gone by, and comes round after 2^16 entries.
+ */
 ALWAYS_INLINE void split_driver_disarm(struct split_driver *drv)
 {
-	if (drv->wish != WISH_DISARMED && !drv->ring.event_idx)
+	if (drv->wish == WISH_DISARMED)
+		return;
+	if (drv->ring.event_idx)
+		shm_store16(split_used_event(&drv->ring), (uint16_t)(drv->used_seen - 1));
+	else
 		shm_store16(&drv->ring.avail->flags, VIRTQ_AVAIL_F_NO_INTERRUPT);
 	drv->wish = WISH_DISARMED;
 }
@@ -213,11 +225,12 @@ ALWAYS_INLINE void split_driver_disarm(struct split_driver *drv)
 struct split_device {
 	struct split_ring ring;
 	uint16_t avail_seen;		/* next available entry to take */
+	/* Kept apart from used_decided, see struct split_driver. */
+	uint16_t used_published;	/* the driver has been shown up to here */
 	uint16_t avail_known;		/* the driver has published up to here */
 	uint16_t used_idx;		/* next used entry to fill; staged up to here */
-	uint16_t used_published;	/* the driver has been shown up to here */
-	uint16_t used_decided;		/* used_idx at the last decision on a call */
 	bool decided;			/* used_decided means something */
+	uint16_t used_decided;		/* used_idx at the last decision on a call */
 	enum event_wish wish;		/* what we last told the peer */
 };
 
@@ -335,10 +348,14 @@ ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
 	return shm_load16(&dev->ring.avail->idx) != dev->avail_seen;
 }
 
-/* With EVENT_IDX the flags must stay 0 and the parked event word does the work (2.7.10.2). */
+/* As split_driver_disarm() (2.7.10.2). */
 ALWAYS_INLINE void split_device_disarm(struct split_device *dev)
 {
-	if (dev->wish != WISH_DISARMED && !dev->ring.event_idx)
+	if (dev->wish == WISH_DISARMED)
+		return;
+	if (dev->ring.event_idx)
+		shm_store16(split_avail_event(&dev->ring), (uint16_t)(dev->avail_seen - 1));
+	else
 		shm_store16(&dev->ring.used->flags, VIRTQ_USED_F_NO_NOTIFY);
 	dev->wish = WISH_DISARMED;
 }

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two processors on one memory, for the models beside it: mem[] is what both
+ * share, and between a processor and mem[] lies its store buffer. A processor
+ * reads its own buffered stores before memory.
+ *
+ * Two machines. The default is x86: a buffer drains in order, at any time, and
+ * loads are done in order; release and acquire are then nothing. With -DWEAK
+ * stores to different cells drain in any order unless a release or a release
+ * fence holds them back, and a load may give an old value, namely what the
+ * cell held when this processor last looked; an acquire or a full fence brings
+ * everything up to date. That is weaker than any machine Linux runs on: it does
+ * not even honour a load whose address comes from another load. Two things it
+ * does not do: it delays no load past a later store, and the compiler's own
+ * reordering is only seen as the machine's.
+ *
+ * A signal is an eventfd: a flag that stays until a sleeper takes it. Where an
+ * order has been cut out (CUT) a signal is a full fence at both ends, as the
+ * system call is, so that what is found is not the doing of the signal. Where
+ * nothing is cut it orders nothing, so that what holds does not rest on it.
+ *
+ * The model that includes this defines CELLS, and DEPTH, the room in a buffer.
+ */
+
+#define DRIVER	0
+#define DEVICE	1
+#define FENCE	CELLS	/* in a buffer: a release fence, no store */
+
+typedef store_buffer {
+	byte count;
+	byte cell[DEPTH];
+	byte value[DEPTH];
+#ifdef WEAK
+	bit last[DEPTH];	/* may drain only when everything before it has */
+#endif
+};
+
+byte mem[CELLS];
+store_buffer sb[2];
+bit signal[2];
+#ifdef WEAK
+byte view[2 * CELLS];		/* what each processor last saw of each cell */
+#endif
+hidden byte k;			/* counts inside one indivisible step */
+
+/* ---- The machine's side ------------------------------------------------- */
+
+inline drain_entry(who, i)
+{
+	if
+	:: sb[who].cell[i] != FENCE ->
+		mem[sb[who].cell[i]] = sb[who].value[i];
+#ifdef WEAK
+		view[(who) * CELLS + sb[who].cell[i]] = sb[who].value[i]
+#endif
+	:: else
+	fi;
+	sb[who].count--;
+	k = i;
+	do
+	:: k < sb[who].count ->
+		sb[who].cell[k] = sb[who].cell[k + 1];
+		sb[who].value[k] = sb[who].value[k + 1];
+#ifdef WEAK
+		sb[who].last[k] = sb[who].last[k + 1];
+#endif
+		k++
+	:: else ->
+		break
+	od;
+	sb[who].cell[k] = 0;
+	sb[who].value[k] = 0;
+#ifdef WEAK
+	sb[who].last[k] = 0;
+#endif
+	k = 0
+}
+
+#ifdef WEAK
+/* Entry @i is not held back by @j before it: another cell, and no fence. */
+#define PASSES(who, i, j) (sb[who].cell[j] != sb[who].cell[i] && sb[who].cell[j] != FENCE)
+#define MAY_PASS(who, i)  (sb[who].count > i && !sb[who].last[i])
+#endif
+
+active [2] proctype drain()
+{
+	byte who = _pid;	/* the first two processes are these */
+
+end:	do
+	:: d_step { sb[who].count > 0 -> drain_entry(who, 0) }
+#ifdef WEAK
+	:: d_step { MAY_PASS(who, 1) && PASSES(who, 1, 0) -> drain_entry(who, 1) }
+	:: d_step {
+		MAY_PASS(who, 2) && PASSES(who, 2, 0) && PASSES(who, 2, 1) ->
+		drain_entry(who, 2)
+	}
+	:: d_step {
+		MAY_PASS(who, 3) && PASSES(who, 3, 0) && PASSES(who, 3, 1) &&
+		PASSES(who, 3, 2) ->
+		drain_entry(who, 3)
+	}
+#endif
+	od
+}
+
+/* ---- What a program may do: the names of src/base/shm.h ------------------ */
+
+inline buffer_store(who, at, what, ordered)
+{
+	d_step {
+		sb[who].count < DEPTH ->
+		sb[who].cell[sb[who].count] = at;
+		sb[who].value[sb[who].count] = what;
+#ifdef WEAK
+		sb[who].last[sb[who].count] = ordered;
+#endif
+		sb[who].count++
+	}
+}
+
+#define shm_store(who, at, what)	 buffer_store(who, at, what, 0)
+#define shm_store_release(who, at, what) buffer_store(who, at, what, 1)
+
+inline shm_fence_release(who)
+{
+#ifdef WEAK
+	buffer_store(who, FENCE, 0, 1)
+#else
+	skip
+#endif
+}
+
+/* Our own newest store to @at, if it is still in the buffer. */
+inline forward(who, at, into)
+{
+	k = 0;
+	do
+	:: k < sb[who].count ->
+		if
+		:: sb[who].cell[k] == at -> into = sb[who].value[k]
+		:: else
+		fi;
+		k++
+	:: else ->
+		break
+	od;
+	k = 0
+}
+
+#ifdef WEAK
+
+#define OLD(who, at) (view[(who) * CELLS + (at)] != mem[at])
+
+inline refresh(who)
+{
+	k = 0;
+	do
+	:: k < CELLS -> view[(who) * CELLS + k] = mem[k]; k++
+	:: else -> break
+	od;
+	k = 0
+}
+
+inline shm_load(who, at, into)
+{
+	if
+	:: d_step {
+		view[(who) * CELLS + (at)] = mem[at];
+		into = mem[at];
+		forward(who, at, into)
+	}
+	:: d_step {
+		OLD(who, at) ->
+		into = view[(who) * CELLS + (at)];
+		forward(who, at, into)
+	}
+	fi
+}
+
+inline shm_load_acquire(who, at, into)
+{
+	if
+	:: d_step { into = mem[at]; forward(who, at, into); refresh(who) }
+	:: d_step {
+		OLD(who, at) ->
+		into = view[(who) * CELLS + (at)];
+		forward(who, at, into);
+		refresh(who)
+	}
+	fi
+}
+
+/* One load of two neighbouring cells that the other end writes: both of one moment. */
+inline shm_load_both(who, at, into, at2, into2)
+{
+	if
+	:: d_step {
+		view[(who) * CELLS + (at)] = mem[at];
+		view[(who) * CELLS + (at2)] = mem[at2];
+		into = mem[at];
+		into2 = mem[at2]
+	}
+	:: d_step {
+		OLD(who, at) || OLD(who, at2) ->
+		into = view[(who) * CELLS + (at)];
+		into2 = view[(who) * CELLS + (at2)]
+	}
+	fi
+}
+
+#else
+
+inline refresh(who)
+{
+	skip
+}
+
+inline shm_load(who, at, into)
+{
+	d_step { into = mem[at]; forward(who, at, into) }
+}
+
+inline shm_load_acquire(who, at, into)
+{
+	d_step { into = mem[at]; forward(who, at, into) }
+}
+
+inline shm_load_both(who, at, into, at2, into2)
+{
+	d_step { into = mem[at]; into2 = mem[at2] }
+}
+
+#endif
+
+inline shm_fence_full(who)
+{
+	d_step { sb[who].count == 0 -> refresh(who) }
+}
+
+/* ---- Signals and sleep --------------------------------------------------- */
+
+inline send_signal(who, to)
+{
+#ifdef CUT
+	d_step { sb[who].count == 0 -> signal[to] = 1 }
+#else
+	signal[to] = 1
+#endif
+}
+
+inline sleep_until_signal(who)
+{
+#ifdef CUT
+	d_step { signal[who] && sb[who].count == 0 -> signal[who] = 0; refresh(who) }
+#else
+	d_step { signal[who] -> signal[who] = 0 }
+#endif
+}

@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two threads, one at each end, that really sleep when arm() says they may and
+ * wake only when the other end's publish() says so: no kick [C] and no call [D]
+ * is ever lost. S-DRV-029, N-DEV-013, N-DEV-014, P-DRV-014, N-DEV-018, N-DEV-020,
+ * N-DRV-012, N-DRV-022; and, by the bytes that travel, S-DRV-028, S-DRV-031,
+ * S-DEV-020, S-DEV-021, P-DRV-013, P-DRV-026, P-DEV-018, P-DEV-019.
+ *
+ * Sleep is a spin on a flag, so that both threads stay on their processors and
+ * the windows, which are a few nanoseconds wide, get hit. A signal is lost when
+ * both sleep, no flag is set, and there is work in the ring; nobody can change
+ * that state any more, so it needs no timeout to be told from slowness.
+ *
+ * The same source, built as test-ring-unfenced with the ring's own sources and
+ * unfence.h in front of them, takes the fences out, and fails unless that is
+ * noticed.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <cmocka.h>
+
+#include <virtq/device.h>
+#include <virtq/driver.h>
+#include <virtq/spec/virtio.h>
+
+#ifdef UNFENCED
+#include "unfence.h"
+unsigned int fences_removed;
+#endif
+
+#define SIZE 4u
+#define DATA_GPA ((uint64_t)0x10000)
+
+/* One end's bed. Only its owner writes asleep and naps; the other end sets signal. */
+struct bed {
+	_Alignas(64) unsigned int signal;
+	_Alignas(64) unsigned int asleep;
+	unsigned int naps;
+};
+
+struct duel {
+	struct virtq_driver *driver;
+	struct virtq_device *device;
+	struct bed driver_bed, device_bed;
+	uint64_t rounds;
+	_Alignas(64) unsigned int stop;		/* a signal was lost, or all is done */
+	unsigned int lost;
+	uint64_t driver_round, device_naps_total, wrong;
+	uint64_t *cell;				/* the bytes that travel */
+	unsigned int go;
+};
+
+#define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#endif
+}
+
+/*
+ * Both asleep and no signal under way? A sleeper wakes only by its flag, which
+ * only the other, awake, sets; so if each slept without interruption while the
+ * flags were read, that was so at one moment and is so for ever.
+ */
+static bool nobody_will_wake(struct duel *d)
+{
+	unsigned int driver_naps = load(&d->driver_bed.naps);
+	unsigned int device_naps = load(&d->device_bed.naps);
+
+	if (!load(&d->driver_bed.asleep) || !load(&d->device_bed.asleep) ||
+	    load(&d->driver_bed.signal) || load(&d->device_bed.signal))
+		return false;
+	return load(&d->driver_bed.asleep) && load(&d->device_bed.asleep) &&
+	       load(&d->driver_bed.naps) == driver_naps &&
+	       load(&d->device_bed.naps) == device_naps;
+}
+
+static void sleep_in(struct duel *d, struct bed *bed)
+{
+	store(&bed->naps, bed->naps + 1);
+	store(&bed->asleep, 1);
+	for (unsigned int spins = 1; !load(&bed->signal); spins++) {
+		if (load(&d->stop))
+			break;
+		pause_briefly();
+		if (spins % 256 == 0 && nobody_will_wake(d)) {
+			store(&d->lost, 1);
+			store(&d->stop, 1);
+			break;
+		}
+		if (spins % 4096 == 0)
+			sched_yield();
+	}
+	store(&bed->asleep, 0);
+	store(&bed->signal, 0);
+}
+
+static void stay_on(unsigned int cpu_number)
+{
+	cpu_set_t all, one;
+	unsigned int seen = 0;
+
+	if (sched_getaffinity(0, sizeof(all), &all) || CPU_COUNT(&all) < 2)
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all) || seen++ != cpu_number)
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+		return;
+	}
+}
+
+static void start_together(struct duel *d)
+{
+	__atomic_add_fetch(&d->go, 1, __ATOMIC_SEQ_CST);
+	while (load(&d->go) < 2)
+		sched_yield();
+}
+
+static void *device_thread(void *arg)
+{
+	struct duel *d = arg;
+
+	stay_on(1);
+	start_together(d);
+	while (!load(&d->stop)) {
+		struct virtq_req *req;
+		uint64_t value;
+
+		if (virtq_device_pop(d->device, &req, 1) == 1) {
+			/* [A]: the round's number was written before the buffer was shown. */
+			if (virtq_req_read(req, &value, sizeof(value)) != sizeof(value))
+				d->wrong++;
+			value = ~value;
+			virtq_req_write(req, &value, sizeof(value));
+			virtq_device_push(d->device, &req, 1);
+			if (virtq_device_publish(d->device))
+				store(&d->driver_bed.signal, 1);
+			continue;
+		}
+		if (virtq_device_arm(d->device))
+			continue;
+		sleep_in(d, &d->device_bed);
+		d->device_naps_total++;
+		virtq_device_disarm(d->device);
+	}
+	return NULL;
+}
+
+static void drive(struct duel *d)
+{
+	struct virtq_seg segs[2] = { { DATA_GPA, 8 }, { DATA_GPA + 8, 8 } };
+	struct virtq_buffer buf = { segs, 1, 1, d };
+
+	for (d->driver_round = 0; d->driver_round < d->rounds; d->driver_round++) {
+		struct virtq_completion done;
+
+		d->cell[0] = d->driver_round;
+		if (virtq_driver_add(d->driver, &buf, 1) != 1)
+			d->wrong++;
+		if (virtq_driver_publish(d->driver))
+			store(&d->device_bed.signal, 1);
+		while (virtq_driver_get(d->driver, &done, 1) != 1) {
+			if (virtq_driver_arm(d->driver))
+				continue;
+			sleep_in(d, &d->driver_bed);
+			virtq_driver_disarm(d->driver);
+			if (load(&d->stop))
+				return;
+		}
+		/* [B]: the answer was there before the buffer came back. */
+		if (d->cell[1] != ~d->driver_round || done.written != 8)
+			d->wrong++;
+	}
+}
+
+struct mode {
+	const char *name;
+	bool packed, event_idx;
+};
+
+static struct mode modes[] = {
+	{ "split flags", false, false },
+	{ "split event index", false, true },
+	{ "packed flags", true, false },
+	{ "packed event index", true, true },
+};
+
+struct result {
+	bool lost_kick, lost_call;
+	uint64_t rounds, naps;
+};
+
+static void *zeroed(size_t bytes)
+{
+	size_t whole = (bytes + 63) / 64 * 64;
+	void *p = aligned_alloc(64, whole);
+
+	assert_non_null(p);
+	memset(p, 0, whole);
+	return p;
+}
+
+/* Run until @rounds are done or a signal is lost. */
+static struct result duel(const struct mode *mode, uint64_t rounds)
+{
+	struct virtq_features f = { { (uint64_t)1 << VIRTIO_F_VERSION_1, 0 } };
+	struct virtq_region region = {
+		.gpa = DATA_GPA, .size_bytes = 64, .fd = -1, .access = VIRTQ_ACCESS_RW,
+	};
+	struct virtq_driver_config drv = { 0 };
+	struct virtq_device_config dev = { 0 };
+	struct virtq_ring_shape shape;
+	struct virtq_completion done;
+	struct duel *d = zeroed(sizeof(*d));
+	struct result result = { 0 };
+	struct virtq_map *map;
+	struct virtq_req *req;
+	pthread_t thread;
+
+	if (mode->packed)
+		f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
+	if (mode->event_idx)
+		f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
+	assert_int_equal(virtq_ring_shape(f, SIZE, &shape), 0);
+	region.host = zeroed(64);
+	d->cell = region.host;
+	assert_int_equal(virtq_map_create(&map, &region, 1, NULL), 0);
+	drv.ring.features = f;
+	drv.ring.size = SIZE;
+	drv.ring.desc = zeroed(shape.desc_bytes);
+	drv.ring.driver = zeroed(shape.driver_bytes);
+	drv.ring.device = zeroed(shape.device_bytes);
+	dev.ring = drv.ring;
+	dev.map = map;
+	assert_int_equal(virtq_driver_create(&d->driver, &drv, NULL), 0);
+	assert_int_equal(virtq_device_create(&d->device, &dev, NULL), 0);
+	d->rounds = rounds;
+
+	assert_int_equal(pthread_create(&thread, NULL, device_thread, d), 0);
+	stay_on(0);
+	start_together(d);
+	drive(d);
+	store(&d->stop, 1);
+	pthread_join(thread, NULL);
+	assert_int_equal(d->wrong, 0);
+	result.rounds = d->driver_round;
+	result.naps = d->device_naps_total;
+	if (d->lost) {
+		/* What waits in the ring says which signal it was. */
+		result.lost_kick = virtq_device_pop(d->device, &req, 1) == 1;
+		result.lost_call = virtq_driver_get(d->driver, &done, 1) == 1;
+		/* Exactly one: a detector that cries without work in the ring is wrong itself. */
+		assert_true(result.lost_kick != result.lost_call);
+	}
+	virtq_driver_destroy(d->driver);
+	virtq_device_destroy(d->device);
+	virtq_map_unref(map);
+	free(drv.ring.desc);
+	free(drv.ring.driver);
+	free(drv.ring.device);
+	free(region.host);
+	free(d);
+	return result;
+}
+
+#ifndef UNFENCED
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define ROUNDS 30000
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define ROUNDS 30000
+#endif
+#endif
+#ifndef ROUNDS
+#define ROUNDS 300000
+#endif
+
+static void test_nothing_is_lost(void **state)
+{
+	const struct mode *mode = *state;
+	struct result r = duel(mode, ROUNDS);
+
+	if (r.lost_kick || r.lost_call)
+		fail_msg("%s: a %s was lost in round %llu", mode->name,
+			 r.lost_kick ? "kick" : "call", (unsigned long long)r.rounds);
+	assert_int_equal(r.rounds, ROUNDS);
+	/* If nobody ever slept the test proves nothing. */
+	assert_true(r.naps > 0);
+}
+
+int main(void)
+{
+	struct CMUnitTest tests[] = {
+		{ "no kick and no call is lost, split flags", test_nothing_is_lost, NULL, NULL,
+		  &modes[0] },
+		{ "no kick and no call is lost, split event index", test_nothing_is_lost, NULL,
+		  NULL, &modes[1] },
+		{ "no kick and no call is lost, packed flags", test_nothing_is_lost, NULL, NULL,
+		  &modes[2] },
+		{ "no kick and no call is lost, packed event index", test_nothing_is_lost, NULL,
+		  NULL, &modes[3] },
+	};
+
+	return cmocka_run_group_tests_name("fences", tests, NULL, NULL);
+}
+
+#else
+
+/* How long to look for a loss before it counts as not noticed. */
+#define LIMIT_ROUNDS 20000000u
+#define LIMIT_SECONDS 60
+
+static const struct {
+	const char *name;
+	unsigned int removed;
+	bool kick;
+} cuts[] = {
+	{ "[C] at both ends", FENCE_C_DRIVER | FENCE_C_DEVICE, true },
+	{ "[C] at the driver end", FENCE_C_DRIVER, true },
+	{ "[C] at the device end", FENCE_C_DEVICE, true },
+	{ "[D] at both ends", FENCE_D_DEVICE | FENCE_D_DRIVER, false },
+	{ "[D] at the device end", FENCE_D_DEVICE, false },
+	{ "[D] at the driver end", FENCE_D_DRIVER, false },
+};
+
+/* Without the fence a signal is lost, and it is the kind that the fence protects. */
+static void test_removal_is_noticed(void **state)
+{
+	const struct mode *mode = *state;
+
+	for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
+		time_t start = time(NULL);
+		struct result r = { 0 };
+		uint64_t rounds = 0;
+
+		fences_removed = cuts[i].removed;
+		while (!r.lost_kick && !r.lost_call && rounds < LIMIT_ROUNDS &&
+		       time(NULL) - start < LIMIT_SECONDS) {
+			r = duel(mode, 100000);
+			rounds += r.rounds;
+		}
+		fences_removed = 0;
+		if (!r.lost_kick && !r.lost_call)
+			fail_msg("%s, without %s: nothing lost in %llu rounds", mode->name,
+				 cuts[i].name, (unsigned long long)rounds);
+		assert_int_equal(r.lost_kick, cuts[i].kick);
+		print_message("# %s, without %s: a %s was lost in round %llu\n", mode->name,
+			      cuts[i].name, r.lost_kick ? "kick" : "call",
+			      (unsigned long long)rounds);
+	}
+}
+
+/* The same build with all fences in place loses nothing. */
+static void test_all_in_place(void **state)
+{
+	for (size_t i = 0; i < 4; i++) {
+		struct result r = duel(&modes[i], 100000);
+
+		assert_false(r.lost_kick || r.lost_call);
+	}
+	(void)state;
+}
+
+int main(void)
+{
+	struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_all_in_place),
+		{ "each removed fence is noticed, split flags", test_removal_is_noticed, NULL,
+		  NULL, &modes[0] },
+		{ "each removed fence is noticed, split event index", test_removal_is_noticed,
+		  NULL, NULL, &modes[1] },
+		{ "each removed fence is noticed, packed flags", test_removal_is_noticed, NULL,
+		  NULL, &modes[2] },
+		{ "each removed fence is noticed, packed event index", test_removal_is_noticed,
+		  NULL, NULL, &modes[3] },
+	};
+	cpu_set_t all;
+
+#if defined(__SANITIZE_THREAD__)
+	printf("skipped: the thread sanitizer's own locks put every access in order\n");
+	return 77;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+	printf("skipped: the thread sanitizer's own locks put every access in order\n");
+	return 77;
+#endif
+#endif
+	if (sched_getaffinity(0, sizeof(all), &all) || CPU_COUNT(&all) < 2) {
+		printf("skipped: two processors are needed to lose a signal\n");
+		return 77;
+	}
+	return cmocka_run_group_tests_name("fences removed", tests, NULL, NULL);
+}
+
+#endif
