@@ -147,8 +147,9 @@ static inline void shm_fence_release(void)
 }
 
 /*
- * A locked instruction is a full fence on x86 and costs a third of mfence, which
- * clang takes for the standard one (gcc does not).
+ * Stores before it are visible before loads after it are done: the one kind of
+ * fence that x86 needs too. A locked instruction does it there at a third of the cost
+ * of mfence, which clang takes for the standard fence (gcc does not).
  */
 static inline void shm_fence_full(void)
 {
@@ -161,26 +162,17 @@ static inline void shm_fence_full(void)
 
 /*
  * [C] and [D]: stores before it are visible before loads after it are done.
- * The one kind of fence that x86 needs too. Two names for one fence, so that
- * each can be taken out alone to show that the tests of its letter notice; no
- * build that is installed defines these macros.
+ * Two names for one fence, so that a reader, a script and a test that takes
+ * one out (tests/ring/unfence.h) can tell which is meant.
  */
 static inline void shm_fence_kick(void)
 {
-#ifdef VIRTQ_TEST_NO_FENCE_C
-	__asm__ __volatile__("" ::: "memory");
-#else
 	shm_fence_full();
-#endif
 }
 
 static inline void shm_fence_call(void)
 {
-#ifdef VIRTQ_TEST_NO_FENCE_D
-	__asm__ __volatile__("" ::: "memory");
-#else
 	shm_fence_full();
-#endif
 }
 
 /* ---- Reference counts of objects that several threads of ours hold. ---- */

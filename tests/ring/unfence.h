@@ -25,12 +25,14 @@ extern unsigned int fences_removed;
 		    IN("device_needs_call") ? FENCE_D_DEVICE : \
 		    IN("driver_arm") ? FENCE_D_DRIVER : 0u)
 
-#define shm_fence_full() \
+#define UNLESS_REMOVED(fence) \
 	do { \
 		if (fences_removed & FENCE_HERE) \
 			__asm__ __volatile__("" ::: "memory"); \
 		else \
-			(shm_fence_full)(); \
+			(fence)(); \
 	} while (0)
+#define shm_fence_kick() UNLESS_REMOVED(shm_fence_kick)
+#define shm_fence_call() UNLESS_REMOVED(shm_fence_call)
 
 #endif
