@@ -32,12 +32,12 @@ check:
 
 check-asan:
 	tools/setup.sh check
-	CC=gcc tools/check.sh $(BUILD)-asan --no-suite guest --no-suite interop -- \
+	CC=gcc tools/check.sh $(BUILD)-asan --no-suite guest --no-suite interop --no-suite package -- \
 		-Db_sanitize=address,undefined -Db_lundef=false
 
 check-tsan:
 	tools/setup.sh check
-	CC=clang tools/check.sh $(BUILD)-tsan --no-suite guest --no-suite interop -- \
+	CC=clang tools/check.sh $(BUILD)-tsan --no-suite guest --no-suite interop --no-suite package -- \
 		-Db_sanitize=thread -Db_lundef=false
 
 check-guest:
