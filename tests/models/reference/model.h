@@ -49,7 +49,7 @@ struct ref_element {
 
 struct ref_buffer {
 	unsigned int count;
-	struct ref_element element[REF_MAX];
+	struct ref_element element[REF_MAX + 2];	/* some are too long for any queue */
 };
 
 uint64_t ref_buffer_bytes(const struct ref_buffer *b, bool writable);

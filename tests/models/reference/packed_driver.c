@@ -106,15 +106,16 @@ static void write_table(struct ref_driver *d, const struct ref_buffer *b,
 }
 
 /*
- * 2.8.21.1: flags are stored last; those of the first descriptor that is not
- * visible yet wait for publish: a device that polls (2.8.2) looks at no other.
+ * 2.8.6, 2.8.17, 2.8.21.1: the flags of a list's first descriptor are stored
+ * last. Those of the first list of a batch wait for publish: a device polls
+ * that place (2.8.2) and looks at nothing behind it before.
  */
-static void write_flags(struct ref_driver *d, uint16_t flags)
+static void write_head_flags(struct ref_driver *d, uint16_t slot, uint16_t flags)
 {
-	if (d->avail.slot == d->shown.slot && !d->staged)
+	if (!d->staged)
 		d->shown_flags = flags;
 	else
-		ref_put16(d->mem, packed_desc_at(d->q, d->avail.slot) + 14, flags);
+		ref_put16(d->mem, packed_desc_at(d->q, slot) + 14, flags);
 }
 
 /* 2.8.7: one descriptor that refers to a table. */
@@ -129,7 +130,7 @@ static void write_indirect(struct ref_driver *d, const struct ref_buffer *b,
 	write_table(d, b, c);
 	write_fields(d->mem, packed_desc_at(d->q, d->avail.slot), c->table, 16 * c->entry_count,
 		     c->id);
-	write_flags(d, flags);
+	write_head_flags(d, d->avail.slot, flags);
 	ref_cursor_advance(d->q, &d->avail, 1);
 }
 
@@ -137,8 +138,7 @@ static void write_indirect(struct ref_driver *d, const struct ref_buffer *b,
 static void write_list(struct ref_driver *d, const struct ref_buffer *b,
 		       const struct ref_choice *c)
 {
-	struct ref_cursor first = d->avail;
-	uint16_t first_flags = 0;
+	uint16_t first = d->avail.slot, first_flags = 0;
 	unsigned int i;
 
 	for (i = 0; i < b->count; i++) {
@@ -158,11 +158,7 @@ static void write_list(struct ref_driver *d, const struct ref_buffer *b,
 			ref_put16(d->mem, packed_desc_at(d->q, d->avail.slot) + 14, flags);
 		ref_cursor_advance(d->q, &d->avail, 1);
 	}
-	/* 2.8.6, 2.8.17: the first is made available after the rest. */
-	if (!d->staged)
-		d->shown_flags = first_flags;
-	else
-		ref_put16(d->mem, packed_desc_at(d->q, first.slot) + 14, first_flags);
+	write_head_flags(d, first, first_flags);
 }
 
 int packed_driver_add(struct ref_driver *d, const struct ref_buffer *b,
@@ -224,9 +220,7 @@ bool packed_driver_publish(struct ref_driver *d)
 /* 2.8.2: the driver looks at one place only, where the next used descriptor will be. */
 static bool used_waiting(struct ref_driver *d)
 {
-	/* A ring in which nothing is outstanding holds nothing new, whatever its flags. */
-	return d->count > d->staged &&
-	       packed_is_used(ref_get16(d->mem, packed_desc_at(d->q, d->used.slot) + 14),
+	return packed_is_used(ref_get16(d->mem, packed_desc_at(d->q, d->used.slot) + 14),
 			      d->used.wrap);
 }
 

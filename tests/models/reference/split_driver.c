@@ -52,20 +52,18 @@ uint64_t split_avail_event_at(const struct ref_queue *q)
 	return q->device + 4 + 8 * (uint64_t)q->size;
 }
 
-/* 4.1.5.1.3, 4.2.3.2: what the driver hands over is zero, so both indices start at 0. */
+/*
+ * 4.1.5.1.3, 4.2.3.2: what the driver hands over is zero, so both indices start
+ * at 0; 2.7.10.1: so are the flags of the used ring. Sizes: the table in 2.7.
+ */
 static void clear_rings(struct ref_driver *d)
 {
 	unsigned int i;
 
-	for (i = 0; i < 4 + 2u * d->q->size; i++)
+	for (i = 0; i < 6 + 2u * d->q->size; i++)
 		ref_put8(d->mem, d->q->driver + i, 0);
-	for (i = 0; i < 4 + 8u * d->q->size; i++)
+	for (i = 0; i < 6 + 8u * d->q->size; i++)
 		ref_put8(d->mem, d->q->device + i, 0);
-	/* 2.7.6, 2.7.8: these words are there only with EVENT_IDX. */
-	if (d->q->event_idx) {
-		ref_put16(d->mem, split_used_event_at(d->q), 0);
-		ref_put16(d->mem, split_avail_event_at(d->q), 0);
-	}
 }
 
 void split_driver_start(struct ref_driver *d, const uint32_t *position)
