@@ -82,6 +82,7 @@ struct virtq_req {
 	uint16_t entries;
 	uint16_t block;
 	uint32_t on_loan;
+	uint32_t capacity;
 };
 
 /**

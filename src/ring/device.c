@@ -17,11 +17,12 @@ static const struct virtq_region no_region;
 /* Where the parts of the queue's memory begin, in bytes. */
 struct parts {
 	uint32_t req_bytes, slot_bytes, max_segs, long_chains;
-	size_t slots, slot_stack, head_busy, blocks, block_stack, total;
+	size_t slots, slot_stack, order, head_busy, blocks, block_stack, total;
 };
 
 static struct parts parts_of(const struct virtq_device_config *config)
 {
+	enum ring_layout layout = ring_layout_of(config->ring.features);
 	size_t size = config->ring.size;
 	struct parts p = { 0 };
 	size_t at;
@@ -44,8 +45,10 @@ static struct parts parts_of(const struct virtq_device_config *config)
 	at += size * sizeof(uint16_t);
 	p.block_stack = at;
 	at += p.long_chains * sizeof(uint16_t);
+	p.order = at;
+	at += LAYOUT_IS_IN_ORDER(layout) ? size * sizeof(uint16_t) : 0;
 	p.head_busy = at;
-	at += ring_layout_of(config->ring.features) == RING_SPLIT ? size : 0;
+	at += LAYOUT_IS_PACKED(layout) ? 0 : size;
 	p.total = at;
 	return p;
 }
@@ -103,7 +106,7 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 	q->layout = ring_layout_of(config->ring.features);
 	q->indirect_on = virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC);
 	q->ring = config->ring;
-	if (q->layout == RING_PACKED) {
+	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
 		packed_device_reset(&q->packed, packed_cursor_of((uint16_t)position),
 				    packed_cursor_of((uint16_t)(position >> 16)));
@@ -121,6 +124,7 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 	q->blocks = (struct virtq_span *)(void *)(base + p.blocks);
 	q->slot_stack = (uint16_t *)(void *)(base + p.slot_stack);
 	q->block_stack = (uint16_t *)(void *)(base + p.block_stack);
+	q->order = (uint16_t *)(void *)(base + p.order);
 	for (uint32_t i = 0; i < config->ring.size; i++) {
 		struct virtq_req *req = slot_at(q, i);
 
@@ -175,7 +179,7 @@ int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 	q->use = fresh;
 	q->region = first_region(map);
 	q->ring = *ring;
-	if (q->layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(q->layout))
 		packed_ring_set(&q->packed.ring, ring, q->packed.ring.event_idx);
 	else
 		split_ring_set(&q->split.ring, ring, q->split.ring.event_idx);
@@ -233,7 +237,13 @@ ALWAYS_INLINE void begin_loan(struct virtq_device *q, struct virtq_req *req, str
 	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
 	req->map_use = q->use;
 	q->use->loans++;
-	if (layout == RING_PACKED) {
+	if (LAYOUT_IS_IN_ORDER(layout)) {
+		req->capacity = req->wr.bytes > UINT32_MAX ? UINT32_MAX :
+							     (uint32_t)req->wr.bytes;
+		q->order[q->order_next] = req->slot;
+		q->order_next = q->order_next + 1 < q->ring.size ? q->order_next + 1 : 0;
+	}
+	if (LAYOUT_IS_PACKED(layout)) {
 		packed_advance(&q->packed.avail, p.entries, q->ring.size);
 	} else {
 		q->split.avail_seen++;
@@ -241,10 +251,12 @@ ALWAYS_INLINE void begin_loan(struct virtq_device *q, struct virtq_req *req, str
 	}
 }
 
-/* Walk all of a chain whose first descriptor, at @head (split), says @d or @pd. */
-ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16_t head,
-			   struct split_desc d, struct packed_desc pd,
-			   const enum ring_layout layout)
+/*
+ * Walk all of a chain whose first descriptor, at @p->id (split), says @d or @pd,
+ * and describe it in @req.
+ */
+ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, struct popped *p,
+			   struct split_desc d, struct packed_desc pd, bool packed)
 {
 	struct walk w = {
 		.spans = inline_spans(q, req),
@@ -252,15 +264,14 @@ ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16
 							       VIRTQ_REQ_INLINE_SEGS,
 		.block = NO_BLOCK,
 	};
-	struct popped p = { .id = head, .entries = 1 };
 	int rc;
 
-	if (layout == RING_PACKED) {
+	if (packed) {
 		w.index = q->packed.avail.slot;
-		rc = walk_packed(q, &w, pd, &p.id, &p.entries);
+		rc = walk_packed(q, &w, pd, &p->id, &p->entries);
 	} else {
 		w.index = q->split.avail_seen;
-		rc = walk_split(q, &w, head, d);
+		rc = walk_split(q, &w, p->id, d);
 	}
 	if (UNLIKELY(rc)) {
 		if (w.block != NO_BLOCK)
@@ -277,35 +288,34 @@ ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, uint16
 	req->wr.spans = w.spans + w.readable;
 	req->wr.count = w.count - w.readable;
 	req->wr.bytes = w.bytes - w.readable_bytes;
-	p.block = w.block;
-	begin_loan(q, req, p, layout);
+	p->block = w.block;
 	return 0;
 }
 
 /* Out of line, and the descriptor in registers: the path of one element pays nothing for it. */
 NEVER_INLINE static int pop_walk_split(struct virtq_device *q, struct virtq_req *req,
 				       uint64_t addr, uint32_t len, uint32_t flags_next,
-				       uint16_t head)
+				       struct popped *p)
 {
 	struct split_desc d = { addr, len, (uint16_t)flags_next, (uint16_t)(flags_next >> 16) };
 	struct packed_desc none = { 0 };
 
-	return pop_walk(q, req, head, d, none, RING_SPLIT);
+	return pop_walk(q, req, p, d, none, false);
 }
 
 NEVER_INLINE static int pop_walk_packed(struct virtq_device *q, struct virtq_req *req,
-					uint64_t addr, uint32_t len, uint16_t flags, uint16_t id)
+					uint64_t addr, uint32_t len, uint16_t flags,
+					struct popped *p)
 {
-	struct packed_desc d = { addr, len, id, flags };
+	struct packed_desc d = { addr, len, p->id, flags };
 	struct split_desc none = { 0 };
 
-	return pop_walk(q, req, id, none, d, RING_PACKED);
+	return pop_walk(q, req, p, none, d, true);
 }
 
 /* A chain of one element inside the region used last, which is what most are. */
-ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, struct popped p,
-			      uint64_t addr, uint32_t len, bool writable,
-			      const enum ring_layout layout)
+ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, uint64_t addr,
+			      uint32_t len, bool writable)
 {
 	struct virtq_span *span = inline_spans(q, req);
 
@@ -316,7 +326,6 @@ ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, str
 	req->rd.bytes = writable ? 0 : len;
 	req->wr.count = writable;
 	req->wr.bytes = writable ? len : 0;
-	begin_loan(q, req, p, layout);
 }
 
 /* Make the next chain a request, or leave everything as it was. */
@@ -331,7 +340,7 @@ ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16
 	uint32_t len;
 
 	*out = req;
-	if (layout == RING_PACKED) {
+	if (LAYOUT_IS_PACKED(layout)) {
 		const struct pvirtq_desc *desc = &q->packed.ring.desc[q->packed.avail.slot];
 		struct packed_desc d = packed_desc_load(desc, flags);
 
@@ -354,11 +363,19 @@ ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16
 	}
 	access = flags & VIRTQ_DESC_F_WRITE ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
 	if (UNLIKELY((flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) || !len ||
-		     !region_covers(q->region, addr, len, access)))
-		return layout == RING_PACKED ?
-		       pop_walk_packed(q, req, addr, len, flags, p.id) :
-		       pop_walk_split(q, req, addr, len, flags | (uint32_t)next << 16, p.id);
-	pop_single(q, req, p, addr, len, flags & VIRTQ_DESC_F_WRITE, layout);
+		     !region_covers(q->region, addr, len, access))) {
+		struct popped walked = p;
+		int rc = LAYOUT_IS_PACKED(layout) ?
+			 pop_walk_packed(q, req, addr, len, flags, &walked) :
+			 pop_walk_split(q, req, addr, len, flags | (uint32_t)next << 16, &walked);
+
+		if (UNLIKELY(rc))
+			return rc;
+		p = walked;
+	} else {
+		pop_single(q, req, addr, len, flags & VIRTQ_DESC_F_WRITE);
+	}
+	begin_loan(q, req, p, layout);
 	return 0;
 }
 
@@ -371,7 +388,7 @@ ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsig
 	while (n < max) {
 		uint16_t flags = 0;
 
-		if (layout == RING_PACKED) {
+		if (LAYOUT_IS_PACKED(layout)) {
 			if (!packed_device_ready(&q->packed, &flags))
 				break;
 			/* Every slot is on loan, so none can be available (hostile). */
@@ -402,13 +419,7 @@ int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs, unsigned i
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	switch (q->layout) {
-	case RING_SPLIT:
-		return pop_all(q, reqs, max, RING_SPLIT);
-	case RING_PACKED:
-		return pop_all(q, reqs, max, RING_PACKED);
-	}
-	return -EINVAL;
+	FOR_LAYOUT(q->layout, pop_all, q, reqs, max);
 }
 
 /* Take the loan back: slot, block and map. */
@@ -416,7 +427,7 @@ ALWAYS_INLINE void end_loan(struct virtq_device *q, struct virtq_req *req)
 {
 	struct virtq_map_use *use = req->map_use;
 
-	VIRTQ_ASSERT(req->on_loan && req->queue == q);
+	VIRTQ_ASSERT(req->queue == q);
 	req->on_loan = false;
 	if (UNLIKELY(req->block != NO_BLOCK))
 		q->block_stack[q->free_blocks++] = req->block;
@@ -432,7 +443,9 @@ int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
 	if (!req->on_loan || req->sequence != q->sequence)
 		return -EINVAL;
 	q->sequence--;
-	if (q->layout == RING_PACKED) {
+	if (LAYOUT_IS_IN_ORDER(q->layout))
+		q->order_next = (q->order_next ? q->order_next : q->ring.size) - 1;
+	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_retreat(&q->packed.avail, req->entries, q->ring.size);
 	} else {
 		q->split.avail_seen--;
@@ -444,61 +457,125 @@ int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
 
 /* ---- Station 5: giving requests back ------------------------------------ */
 
-ALWAYS_INLINE void push_all(struct virtq_device *q, struct virtq_req *const *reqs,
-			    unsigned int count, const enum ring_layout layout)
+/* Write one used element for @len bytes in @entries ring entries that end with @id. */
+ALWAYS_INLINE void stage_used(struct virtq_device *q, uint16_t id, uint32_t len,
+			      uint32_t entries, const enum ring_layout layout)
+{
+	if (LAYOUT_IS_PACKED(layout))
+		packed_device_stage(&q->packed, id, len, entries);
+	else
+		split_device_stage(&q->split, id, len);
+}
+
+/* Write the element that stands for the batch: its last id, in the slot of its first. */
+ALWAYS_INLINE void close_batch(struct virtq_device *q, const enum ring_layout layout)
+{
+	if (!q->batch.count)
+		return;
+	stage_used(q, q->batch.id, q->batch.len, q->batch.entries, layout);
+	if (!LAYOUT_IS_PACKED(layout))
+		split_device_skip(&q->split, q->batch.count - 1);
+	q->batch.count = 0;
+}
+
+/*
+ * Add the request whose turn it is to the batch (2.7.9, 2.8.8). A driver takes those
+ * in front of the last for filled to the end, so one that is not begins anew
+ * behind it.
+ */
+ALWAYS_INLINE void stage_in_order(struct virtq_device *q, struct virtq_req *req,
+				  const enum ring_layout layout)
+{
+	if (!q->batch.whole)
+		close_batch(q, layout);
+	if (!q->batch.count)
+		q->batch.entries = 0;
+	q->batch.count++;
+	q->batch.entries += req->entries;
+	q->batch.id = req->id;
+	q->batch.len = req->written;
+	q->batch.whole = req->written == req->capacity;
+}
+
+/* Stage whatever can go out now that @req came back: nothing, if an older one is missing. */
+ALWAYS_INLINE void push_in_order(struct virtq_device *q, struct virtq_req *req,
+				 const enum ring_layout layout)
+{
+	req->on_loan = false;
+	while (q->free_slots < q->ring.size) {
+		struct virtq_req *first = slot_at(q, q->order[q->order_first]);
+
+		if (first->on_loan)
+			return;
+		q->order_first = q->order_first + 1 < q->ring.size ? q->order_first + 1 : 0;
+		if (!LAYOUT_IS_PACKED(layout))
+			q->head_busy[first->id] = 0;
+		stage_in_order(q, first, layout);
+		end_loan(q, first);
+	}
+}
+
+ALWAYS_INLINE int push_all(struct virtq_device *q, struct virtq_req *const *reqs,
+			   unsigned int count, const enum ring_layout layout)
 {
 	for (unsigned int i = 0; i < count; i++) {
 		struct virtq_req *req = reqs[i];
 
-		if (layout == RING_PACKED) {
-			packed_device_stage(&q->packed, req->id, req->written, req->entries);
-		} else {
-			split_device_stage(&q->split, req->id, req->written);
-			q->head_busy[req->id] = 0;
+		VIRTQ_ASSERT(req->on_loan);
+		if (LAYOUT_IS_IN_ORDER(layout)) {
+			push_in_order(q, req, layout);
+			continue;
 		}
+		stage_used(q, req->id, req->written, req->entries, layout);
+		if (!LAYOUT_IS_PACKED(layout))
+			q->head_busy[req->id] = 0;
 		end_loan(q, req);
 	}
+	return 0;
+}
+
+static int push_by_layout(struct virtq_device *q, struct virtq_req *const *reqs,
+			  unsigned int count)
+{
+	FOR_LAYOUT(q->layout, push_all, q, reqs, count);
 }
 
 void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
 		       unsigned int count)
 {
-	switch (q->layout) {
-	case RING_SPLIT:
-		push_all(q, reqs, count, RING_SPLIT);
-		break;
-	case RING_PACKED:
-		push_all(q, reqs, count, RING_PACKED);
-		break;
-	}
+	push_by_layout(q, reqs, count);
 }
 
-int virtq_device_publish(struct virtq_device *q)
+ALWAYS_INLINE int publish(struct virtq_device *q, const enum ring_layout layout)
 {
-	switch (q->layout) {
-	case RING_SPLIT:
-		if (!split_device_staged(&q->split))
-			return 0;
-		split_device_publish(&q->split);
-		return split_device_needs_call(&q->split);
-	case RING_PACKED:
+	if (LAYOUT_IS_IN_ORDER(layout))
+		close_batch(q, layout);
+	if (LAYOUT_IS_PACKED(layout)) {
 		if (!packed_device_staged(&q->packed))
 			return 0;
 		packed_device_publish(&q->packed);
 		return packed_device_needs_call(&q->packed);
 	}
-	return 0;
+	if (!split_device_staged(&q->split))
+		return 0;
+	split_device_publish(&q->split);
+	return split_device_needs_call(&q->split);
+}
+
+int virtq_device_publish(struct virtq_device *q)
+{
+	FOR_LAYOUT(q->layout, publish, q);
 }
 
 int virtq_device_arm(struct virtq_device *q)
 {
-	return q->layout == RING_PACKED ? packed_device_arm(&q->packed) :
+	return LAYOUT_IS_PACKED(q->layout) ? packed_device_arm(&q->packed) :
 					  split_device_arm(&q->split);
 }
 
 void virtq_device_disarm(struct virtq_device *q)
 {
-	if (q->layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(q->layout))
 		packed_device_disarm(&q->packed);
 	else
 		split_device_disarm(&q->split);
@@ -523,7 +600,7 @@ struct virtq_fault virtq_device_fault(const struct virtq_device *q)
 
 uint32_t virtq_device_position(const struct virtq_device *q)
 {
-	if (q->layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(q->layout))
 		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
 		       packed_off_wrap(q->packed.avail);
 	return q->split.avail_seen;

@@ -37,6 +37,16 @@ struct virtq_device {
 	uint8_t *slots;
 	uint16_t *slot_stack;		/* free ones; the last freed is taken first, being warm */
 	uint8_t *head_busy;		/* split: heads on loan */
+	/* In order: slots in the order of their pops, those pushed out of turn kept back. */
+	uint16_t *order;
+	uint32_t order_first, order_next;	/* below the size; both move round */
+	struct {
+		uint32_t count;		/* requests that one used element will stand for; 0: none */
+		uint32_t entries;	/* ring entries of theirs */
+		uint32_t len;
+		uint16_t id;
+		bool whole;		/* the last was filled whole: another may follow */
+	} batch;
 	struct virtq_span *blocks;
 	uint16_t *block_stack;
 	struct virtq_fault fault;

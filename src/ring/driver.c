@@ -43,6 +43,11 @@ struct virtq_driver {
 	struct virtq_fault fault;
 	struct virtq_ring ring;
 	uint32_t detach_at;
+	/* In order: one used element may stand for many buffers. */
+	uint16_t oldest;		/* head or id of the buffer in flight longest */
+	bool batch_open;		/* buffers up to @batch_last are used, not all taken yet */
+	uint16_t batch_last;
+	uint32_t batch_length;		/* of that last one */
 };
 
 /* ---- Set-up ------------------------------------------------------------- */
@@ -96,7 +101,7 @@ static int check_position(const struct virtq_driver_config *config, struct virtq
 		return 0;
 	position = *config->position;
 	rc = ring_position_check(config->ring.features, config->ring.size, position, err);
-	if (!rc && ring_layout_of(config->ring.features) == RING_PACKED &&
+	if (!rc && LAYOUT_IS_PACKED(ring_layout_of(config->ring.features)) &&
 	    position >> 16 != (position & 0xffff))
 		rc = error_set(err, -EINVAL, "0x%x is a position with buffers in flight",
 			       position);
@@ -137,7 +142,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 		q->indirect_entries = config->indirect_entries < config->ring.size ?
 				      config->indirect_entries : config->ring.size;
 	}
-	if (q->layout == RING_PACKED) {
+	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
 		q->packed.next_id = links;
 		packed_driver_reset(&q->packed, packed_cursor_of((uint16_t)position), fresh);
@@ -184,11 +189,11 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 	};
 
 	for (uint32_t i = 0; i < count; i++) {
-		bool more = layout == RING_SPLIT && i + 1 < count;
+		bool more = !LAYOUT_IS_PACKED(layout) && i + 1 < count;
 		uint16_t flags = (uint16_t)((i >= buf->readable ? VIRTQ_DESC_F_WRITE : 0) |
 					    (more ? VIRTQ_DESC_F_NEXT : 0));
 
-		if (layout == RING_PACKED) {
+		if (LAYOUT_IS_PACKED(layout)) {
 			struct pvirtq_desc *desc = (struct pvirtq_desc *)(void *)&entries[i];
 
 			shm_store64(&desc->addr, buf->segs[i].addr);
@@ -211,7 +216,7 @@ ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
 	uint16_t head, last = 0;
 	struct chain *chain;
 
-	if (layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(layout))
 		head = packed_driver_stage(&q->packed, segs, readable, count, flags);
 	else
 		head = split_driver_stage(&q->split, segs, readable, count, flags, &last);
@@ -245,7 +250,7 @@ NEVER_INLINE static int add_many(struct virtq_driver *q, const struct virtq_buff
 		if (UNLIKELY(!q->room))
 			return -ENOSPC;
 		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, layout == RING_PACKED ? q->packed.free_head :
+		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? q->packed.free_head :
 							       q->split.free_head,
 				      buf, count, layout);
 		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable_bytes, buf->token, layout);
@@ -290,13 +295,7 @@ int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	switch (q->layout) {
-	case RING_SPLIT:
-		return add_all(q, bufs, count, RING_SPLIT);
-	case RING_PACKED:
-		return add_all(q, bufs, count, RING_PACKED);
-	}
-	return -EINVAL;
+	FOR_LAYOUT(q->layout, add_all, q, bufs, count);
 }
 
 int virtq_driver_publish(struct virtq_driver *q)
@@ -304,15 +303,12 @@ int virtq_driver_publish(struct virtq_driver *q)
 	if (q->published == q->added || UNLIKELY(q->dead))
 		return 0;
 	q->published = q->added;
-	switch (q->layout) {
-	case RING_SPLIT:
-		split_driver_publish(&q->split);
-		return split_driver_needs_kick(&q->split);
-	case RING_PACKED:
+	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_driver_publish(&q->packed);
 		return packed_driver_needs_kick(&q->packed);
 	}
-	return 0;
+	split_driver_publish(&q->split);
+	return split_driver_needs_kick(&q->split);
 }
 
 /* ---- Taking buffers back ------------------------------------------------ */
@@ -326,55 +322,96 @@ NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_cod
 }
 
 /*
- * Turn one used id and length into a completion. UNTRUSTED: the id must name a
- * buffer in flight, the length must fit what that buffer let the device write.
+ * Does a used id and length name a buffer in flight and fit it? UNTRUSTED: a
+ * buffer that the device has not been shown yet cannot be used either.
  */
-ALWAYS_INLINE int complete_one(struct virtq_driver *q, struct virtq_completion *done,
-			       uint32_t id, uint32_t len, uint32_t index,
-			       const enum ring_layout layout)
+ALWAYS_INLINE int check_used(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index)
 {
-	struct chain *chain;
-
 	if (UNLIKELY(id >= q->ring.size || !q->chains[id].entries ||
 		     q->chains[id].serial >= q->published))
 		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	chain = &q->chains[id];
-	if (UNLIKELY(len > chain->writable_bytes))
+	if (UNLIKELY(len > q->chains[id].writable_bytes))
 		return break_queue(q, VIRTQ_FAULT_USED_LENGTH, index, len);
+	return 0;
+}
+
+/* The buffer @id is used: step over it, free it, tell the caller. */
+ALWAYS_INLINE void complete(struct virtq_driver *q, struct virtq_completion *done, uint16_t id,
+			    uint32_t len, const enum ring_layout layout)
+{
+	struct chain *chain = &q->chains[id];
 
 	done->token = chain->token;
 	done->written = len;
-	if (layout == RING_PACKED) {
+	if (LAYOUT_IS_PACKED(layout)) {
 		packed_driver_skip(&q->packed, chain->entries);
-		packed_driver_release(&q->packed, (uint16_t)id, chain->entries);
+		if (!LAYOUT_IS_IN_ORDER(layout))
+			packed_driver_release(&q->packed, id);
 	} else {
 		q->split.used_seen++;
-		split_driver_release(&q->split, (uint16_t)id, chain->last);
+		if (!LAYOUT_IS_IN_ORDER(layout))
+			split_driver_release(&q->split, id, chain->last);
 	}
 	q->room += chain->entries;
 	q->in_flight--;
 	chain->entries = 0;
+}
+
+/*
+ * In order (2.7.9, 2.8.8): the element stands for every buffer from the oldest up to the one it
+ * names. UNTRUSTED: no more of them than the used index has moved on, which in
+ * the packed ring nothing says.
+ */
+ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index,
+			     uint32_t ready, const enum ring_layout layout)
+{
+	uint64_t count = q->chains[id].serial - q->chains[q->oldest].serial + 1;
+
+	if (!LAYOUT_IS_PACKED(layout) && UNLIKELY(count > ready))
+		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
+	q->batch_open = true;
+	q->batch_last = (uint16_t)id;
+	q->batch_length = len;
 	return 0;
+}
+
+/* Take the oldest buffer of the open batch; those before its last are wholly used. */
+ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct virtq_completion *done,
+				   const enum ring_layout layout)
+{
+	uint16_t id = q->oldest;
+	uint32_t entries = q->chains[id].entries;
+	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : id + entries;
+
+	q->batch_open = id != q->batch_last;
+	q->oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
+	complete(q, done, id, q->batch_open ? q->chains[id].writable_bytes : q->batch_length,
+		 layout);
 }
 
 ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 			  unsigned int max, const enum ring_layout layout)
 {
+	uint32_t ready = 0;
 	unsigned int n = 0;
 
-	if (layout == RING_SPLIT) {
-		uint32_t ready = split_driver_ready(&q->split);
-
+	if (!LAYOUT_IS_PACKED(layout)) {
+		ready = split_driver_ready(&q->split);
 		if (UNLIKELY(ready > q->in_flight))
 			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
 					   (uint16_t)(q->split.used_seen + ready));
 		if (max > ready)
 			max = ready;
 	}
-	while (n < max) {
+	for (; n < max; n++) {
 		uint32_t id, len, index;
+		int rc;
 
-		if (layout == RING_PACKED) {
+		if (LAYOUT_IS_IN_ORDER(layout) && q->batch_open) {
+			complete_oldest(q, &done[n], layout);
+			continue;
+		}
+		if (LAYOUT_IS_PACKED(layout)) {
 			index = q->packed.used.slot;
 			if (!packed_driver_reap(&q->packed, &id, &len))
 				break;
@@ -382,9 +419,15 @@ ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 			index = q->split.used_seen;
 			split_driver_reap(&q->split, &id, &len);
 		}
-		if (UNLIKELY(complete_one(q, &done[n], id, len, index, layout)))
-			return n ? (int)n : -EBADMSG;
-		n++;
+		rc = check_used(q, id, len, index);
+		if (LAYOUT_IS_IN_ORDER(layout) && LIKELY(!rc))
+			rc = open_batch(q, id, len, index, ready - n, layout);
+		if (UNLIKELY(rc))
+			return n ? (int)n : rc;
+		if (LAYOUT_IS_IN_ORDER(layout))
+			complete_oldest(q, &done[n], layout);
+		else
+			complete(q, &done[n], (uint16_t)id, len, layout);
 	}
 	return (int)n;
 }
@@ -393,24 +436,21 @@ int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsi
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	switch (q->layout) {
-	case RING_SPLIT:
-		return get_all(q, done, max, RING_SPLIT);
-	case RING_PACKED:
-		return get_all(q, done, max, RING_PACKED);
-	}
-	return -EINVAL;
+	FOR_LAYOUT(q->layout, get_all, q, done, max);
 }
 
 int virtq_driver_arm(struct virtq_driver *q)
 {
-	return q->layout == RING_PACKED ? packed_driver_arm(&q->packed) :
-					  split_driver_arm(&q->split);
+	bool ready = LAYOUT_IS_PACKED(q->layout) ? packed_driver_arm(&q->packed) :
+						   split_driver_arm(&q->split);
+
+	/* What is left of a batch has no mark of its own in the ring. */
+	return ready || q->batch_open;
 }
 
 void virtq_driver_disarm(struct virtq_driver *q)
 {
-	if (q->layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(q->layout))
 		packed_driver_disarm(&q->packed);
 	else
 		split_driver_disarm(&q->split);
@@ -458,7 +498,7 @@ struct virtq_fault virtq_driver_fault(const struct virtq_driver *q)
 
 uint32_t virtq_driver_position(const struct virtq_driver *q)
 {
-	if (q->layout == RING_PACKED)
+	if (LAYOUT_IS_PACKED(q->layout))
 		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
 		       packed_off_wrap(q->packed.avail);
 	return q->split.avail_published;

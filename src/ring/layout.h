@@ -11,7 +11,27 @@
 enum ring_layout {
 	RING_SPLIT,
 	RING_PACKED,
+	RING_SPLIT_IN_ORDER,
+	RING_PACKED_IN_ORDER,
 };
+
+#define LAYOUT_IS_PACKED(layout) \
+	((layout) == RING_PACKED || (layout) == RING_PACKED_IN_ORDER)
+#define LAYOUT_IS_IN_ORDER(layout) \
+	((layout) == RING_SPLIT_IN_ORDER || (layout) == RING_PACKED_IN_ORDER)
+
+/*
+ * Run @call, an always-inlined body that takes the layout as its last argument,
+ * with the layout as a constant.
+ */
+#define FOR_LAYOUT(layout, call, ...) \
+	switch (layout) { \
+	case RING_SPLIT: return call(__VA_ARGS__, RING_SPLIT); \
+	case RING_PACKED: return call(__VA_ARGS__, RING_PACKED); \
+	case RING_SPLIT_IN_ORDER: return call(__VA_ARGS__, RING_SPLIT_IN_ORDER); \
+	case RING_PACKED_IN_ORDER: return call(__VA_ARGS__, RING_PACKED_IN_ORDER); \
+	} \
+	__builtin_unreachable()
 
 /* Which layout the negotiated features ask for (F-021). */
 enum ring_layout ring_layout_of(struct virtq_features features);

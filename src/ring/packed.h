@@ -128,7 +128,6 @@ struct packed_driver {
 	struct packed_ring ring;
 	struct packed_cursor avail;	/* next slot to fill; staged up to here */
 	struct packed_cursor used;	/* next slot the device will mark used */
-	uint32_t room;			/* free slots */
 	uint32_t moved;			/* slots filled since the last decision on a kick */
 	bool decided;			/* that count means something */
 	enum event_wish wish;		/* what we last told the peer */
@@ -144,14 +143,13 @@ static inline void packed_driver_reset(struct packed_driver *drv, struct packed_
 				       bool fresh)
 {
 	drv->avail = drv->used = at;
-	drv->room = drv->ring.size;
 	drv->moved = 0;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
 	drv->staged = false;
 	drv->free_head = 0;
 	for (uint32_t i = 0; i < drv->ring.size; i++)
-		drv->next_id[i] = (uint16_t)(i + 1);
+		drv->next_id[i] = (uint16_t)(i + 1 < drv->ring.size ? i + 1 : 0);
 }
 
 /*
@@ -193,16 +191,15 @@ ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 		 */
 		shm_store16(&drv->ring.desc[head_slot].flags, head_flags);
 	}
-	drv->room -= count;
 	drv->moved += count;
 	return id;
 }
 
-ALWAYS_INLINE void packed_driver_release(struct packed_driver *drv, uint16_t id, uint32_t count)
+/* Free an id. In order they are where they belong already: they go in a circle. */
+ALWAYS_INLINE void packed_driver_release(struct packed_driver *drv, uint16_t id)
 {
 	drv->next_id[id] = drv->free_head;
 	drv->free_head = id;
-	drv->room += count;
 }
 
 /* Show the device every list staged since the last call (2.8.21.2). */

@@ -10,7 +10,11 @@
 
 enum ring_layout ring_layout_of(struct virtq_features features)
 {
-	return virtq_features_has(features, VIRTIO_F_RING_PACKED) ? RING_PACKED : RING_SPLIT;
+	bool packed = virtq_features_has(features, VIRTIO_F_RING_PACKED);
+
+	if (virtq_features_has(features, VIRTIO_F_IN_ORDER))
+		return packed ? RING_PACKED_IN_ORDER : RING_SPLIT_IN_ORDER;
+	return packed ? RING_PACKED : RING_SPLIT;
 }
 
 struct virtq_features virtq_ring_features(void)
@@ -21,13 +25,14 @@ struct virtq_features virtq_ring_features(void)
 	f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
 	f = virtq_features_with(f, VIRTIO_F_VERSION_1);
 	f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
+	f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
 	return f;
 }
 
 static bool size_fits(enum ring_layout layout, uint32_t size)
 {
 	return size >= 1 && size <= VIRTQ_QUEUE_SIZE_MAX &&
-	       (layout == RING_PACKED || is_power_of_2(size));
+	       (LAYOUT_IS_PACKED(layout) || is_power_of_2(size));
 }
 
 int virtq_ring_shape(struct virtq_features features, uint32_t size,
@@ -39,7 +44,7 @@ int virtq_ring_shape(struct virtq_features features, uint32_t size,
 		return -EINVAL;
 	shape->desc_bytes = sizeof(struct virtq_desc) * size;
 	shape->desc_align = VIRTQ_DESC_ALIGN;
-	if (layout == RING_PACKED) {
+	if (LAYOUT_IS_PACKED(layout)) {
 		shape->driver_bytes = shape->device_bytes = sizeof(struct pvirtq_event_suppress);
 		shape->driver_align = shape->device_align = VIRTQ_PACKED_EVENT_ALIGN;
 	} else {
@@ -68,7 +73,7 @@ int ring_check(const struct virtq_ring *ring, struct virtq_error *err)
 
 	if (virtq_ring_shape(ring->features, ring->size, &shape))
 		return error_set(err, -EINVAL, "no %s ring has %u entries",
-				 ring_layout_of(ring->features) == RING_PACKED ? "packed" : "split",
+				 LAYOUT_IS_PACKED(ring_layout_of(ring->features)) ? "packed" : "split",
 				 ring->size);
 	if (!aligned(ring->desc, shape.desc_align) ||
 	    !aligned(ring->driver, shape.driver_align) ||
@@ -87,15 +92,15 @@ int ring_check(const struct virtq_ring *ring, struct virtq_error *err)
 uint32_t ring_position_start(struct virtq_features features)
 {
 	/* Slot 0 on both sides, both wrap counters 1 (2.8.1). */
-	return ring_layout_of(features) == RING_PACKED ? 0x80008000 : 0;
+	return LAYOUT_IS_PACKED(ring_layout_of(features)) ? 0x80008000 : 0;
 }
 
 int ring_position_check(struct virtq_features features, uint32_t size, uint32_t position,
 			struct virtq_error *err)
 {
-	if (ring_layout_of(features) == RING_SPLIT ?
-	    position > UINT16_MAX :
-	    (position & 0x7fff) >= size || (position >> 16 & 0x7fff) >= size)
+	if (LAYOUT_IS_PACKED(ring_layout_of(features)) ?
+	    (position & 0x7fff) >= size || (position >> 16 & 0x7fff) >= size :
+	    position > UINT16_MAX)
 		return error_set(err, -EINVAL, "0x%x is no position in this ring of %u entries",
 				 position, size);
 	return 0;

@@ -92,7 +92,7 @@ static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bo
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
 	drv->free_head = 0;
 	for (uint32_t i = 0; i <= drv->ring.mask; i++)
-		drv->next[i] = (uint16_t)(i + 1);
+		drv->next[i] = (uint16_t)((i + 1) & drv->ring.mask);
 }
 
 ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint32_t len,
@@ -133,7 +133,10 @@ ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct
 	return head;
 }
 
-/* Put the descriptors from @head to @last back on the free list. */
+/*
+ * Put the descriptors from @head to @last back on the free list. In order they
+ * are where they belong already: slots are taken and freed in a circle (2.7.5).
+ */
 ALWAYS_INLINE void split_driver_release(struct split_driver *drv, uint16_t head, uint16_t last)
 {
 	drv->next[last] = drv->free_head;
@@ -295,6 +298,12 @@ ALWAYS_INLINE void split_device_stage(struct split_device *dev, uint16_t head, u
 	shm_store32(&elem->id, head);
 	shm_store32(&elem->len, len);
 	dev->used_idx++;
+}
+
+/* In order: the element just staged stands for @count more, whose own are left as they are. */
+ALWAYS_INLINE void split_device_skip(struct split_device *dev, uint32_t count)
+{
+	dev->used_idx = (uint16_t)(dev->used_idx + count);
 }
 
 ALWAYS_INLINE bool split_device_staged(const struct split_device *dev)
