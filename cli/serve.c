@@ -355,7 +355,7 @@ static int serve_open(struct serve *s, struct virtq_error *err)
 	const struct serve_options *o = s->options;
 	const struct virtq_engine_config engine = { .kind = o->engine, .spin_us = o->spin_us };
 	struct virtq_vhost_user_server_config config = {
-		.features = virtq_ring_features(),
+		.features = virtq_ring_features_usual(),
 		.event = serve_on_event,
 		.event_arg = s,
 	};

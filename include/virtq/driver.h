@@ -130,6 +130,21 @@ VIRTQ_API int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer
 VIRTQ_API int virtq_driver_publish(struct virtq_driver *q);
 
 /**
+ * virtq_driver_kick_data - the value to write to a notification register
+ * @q:     the queue
+ * @vq_id: its index, or with NOTIF_CONFIG_DATA what the device's configuration
+ *         says to write in its place
+ *
+ * For transports whose kicks carry data (PCI, MMIO). With NOTIFICATION_DATA
+ * bits 0-15 are @vq_id, 16-30 where the next buffer will be offered, and 31 the
+ * wrap counter (packed) or bit 15 of the index (split); without it just @vq_id.
+ * The same until more is published.
+ *
+ * Thread: the owner. Spec: VIRTIO 1.4, 2.9, 4.1.5.2. Since: 0.1
+ */
+VIRTQ_API uint32_t virtq_driver_kick_data(const struct virtq_driver *q, uint16_t vq_id);
+
+/**
  * virtq_driver_get - take buffers the device has used
  * @q:    the queue
  * @done: receives up to @max buffers, in the order in which the device returned them
@@ -173,13 +188,25 @@ VIRTQ_API uint32_t virtq_driver_room(const struct virtq_driver *q);
 VIRTQ_API uint32_t virtq_driver_in_flight(const struct virtq_driver *q);
 
 /**
+ * virtq_driver_stop - the device has stopped using the queue
+ * @q: the queue
+ *
+ * The caller's word for it, after the transport confirmed it: until something is
+ * published again, what is in flight may be detached. virtq_transport_stop()
+ * and _close() call it.
+ *
+ * Thread: the owner. Spec: VIRTIO 1.4, 2.6.1, 3.3.1. Since: 0.1
+ */
+VIRTQ_API void virtq_driver_stop(struct virtq_driver *q);
+
+/**
  * virtq_driver_detach - take back, one by one, what the device never returned
- * @q:     the queue; the device must have stopped using it. It can only be
- *         destroyed or made anew afterwards
+ * @q:     the queue. It can only be destroyed or made anew afterwards
  * @token: receives the token of one buffer
  *
- * Return: 1 and a token, or 0 when nothing is left. Each buffer comes back
- *	exactly once, here or from virtq_driver_get().
+ * Return: 1 and a token; 0 when nothing is left; -EBUSY if something was
+ *	published and virtq_driver_stop() not called since. Each buffer comes back exactly once, here or from
+ *	virtq_driver_get().
  * Thread: the owner. Spec: VIRTIO 1.4, 3.3.1. Since: 0.1
  */
 VIRTQ_API int virtq_driver_detach(struct virtq_driver *q, void **token);

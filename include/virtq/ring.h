@@ -64,9 +64,19 @@ VIRTQ_API int virtq_ring_shape(struct virtq_features features, uint32_t size,
 /**
  * virtq_ring_features - the feature bits that the rings of this library serve
  *
- * A driver accepts at most these; a device may offer all of them.
+ * A driver accepts at most these; a device may offer all of them where its
+ * transport carries them.
  */
 VIRTQ_API struct virtq_features virtq_ring_features(void);
+
+/**
+ * virtq_ring_features_usual - those that a device in software does well to offer
+ *
+ * Without IN_ORDER, which makes a fast request wait for a slow one in front of
+ * it; ORDER_PLATFORM, which is for hardware; and notification data, which
+ * eventfds do not carry.
+ */
+VIRTQ_API struct virtq_features virtq_ring_features_usual(void);
 
 /* What a peer did to a ring that no conforming peer does. */
 enum virtq_fault_code {

@@ -64,7 +64,7 @@ enum virtq_vhost_user_event {
  * @engine_count: at least 1
  * @listen_fd: a listening Unix socket; borrowed
  * @features:  ring and transport feature bits to offer beside the model's;
- *             normally virtq_ring_features()
+ *             normally virtq_ring_features_usual()
  * @event:     called on the thread in virtq_vhost_user_serve(); may be NULL.
  *             @queue is -1 where none is meant, @text says more, never NULL
  * @event_arg: its first argument

@@ -161,18 +161,64 @@ static inline void shm_fence_full(void)
 }
 
 /*
+ * Barriers strong enough for a device that is no other thread but hardware on
+ * a bus (ORDER_PLATFORM, VIRTIO 1.4, 6): they order accesses to memory of any
+ * kind, as seen from outside the processors. The compiler's own fences need not.
+ */
+static inline void shm_platform_barrier(void)
+{
+#if defined(__x86_64__)
+	__asm__ __volatile__("mfence" ::: "memory");
+#elif defined(__aarch64__)
+	__asm__ __volatile__("dsb sy" ::: "memory");
+#elif defined(__arm__) && __ARM_ARCH >= 7
+	__asm__ __volatile__("dsb sy" ::: "memory");
+#elif defined(__riscv)
+	__asm__ __volatile__("fence iorw, iorw" ::: "memory");
+#else
+	__sync_synchronize();
+#endif
+}
+
+/* ---- The four lettered orders; @platform: of such a device. ---- */
+
+/* [A], [B]: everything written before is visible to whoever sees @v. */
+static inline void shm_publish16(virtq_le16 *p, uint16_t v, bool platform)
+{
+	if (platform)
+		shm_platform_barrier();
+	shm_store_release16(p, v);
+}
+
+/* [A], [B]: what is read after it is not older than the value it returns. */
+static inline uint16_t shm_observe16(const virtq_le16 *p, bool platform)
+{
+	uint16_t v = shm_load_acquire16(p);
+
+	if (platform)
+		shm_platform_barrier();
+	return v;
+}
+
+/*
  * [C] and [D]: stores before it are visible before loads after it are done.
  * Two names for one fence, so that a reader, a script and a test that takes
  * one out (tests/ring/unfence.h) can tell which is meant.
  */
-static inline void shm_fence_kick(void)
+static inline void shm_fence_kick(bool platform)
 {
-	shm_fence_full();
+	if (platform)
+		shm_platform_barrier();
+	else
+		shm_fence_full();
 }
 
-static inline void shm_fence_call(void)
+static inline void shm_fence_call(bool platform)
 {
-	shm_fence_full();
+	if (platform)
+		shm_platform_barrier();
+	else
+		shm_fence_full();
 }
 
 /* ---- Reference counts of objects that several threads of ours hold. ---- */

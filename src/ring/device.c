@@ -90,6 +90,7 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 {
 	struct virtq_device *q = memory;
 	bool event_idx = virtq_features_has(config->ring.features, VIRTIO_F_EVENT_IDX);
+	bool platform = virtq_features_has(config->ring.features, VIRTIO_F_ORDER_PLATFORM);
 	uint8_t *base = memory;
 	uint32_t position = ring_position_start(config->ring.features);
 	struct parts p;
@@ -107,11 +108,11 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 	q->indirect_on = virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC);
 	q->ring = config->ring;
 	if (LAYOUT_IS_PACKED(q->layout)) {
-		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
+		packed_ring_set(&q->packed.ring, &config->ring, event_idx, platform);
 		packed_device_reset(&q->packed, packed_cursor_of((uint16_t)position),
 				    packed_cursor_of((uint16_t)(position >> 16)));
 	} else {
-		split_ring_set(&q->split.ring, &config->ring, event_idx);
+		split_ring_set(&q->split.ring, &config->ring, event_idx, platform);
 		split_device_reset(&q->split, (uint16_t)position);
 		q->head_busy = base + p.head_busy;
 		memset(q->head_busy, 0, config->ring.size);
@@ -180,9 +181,11 @@ int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 	q->region = first_region(map);
 	q->ring = *ring;
 	if (LAYOUT_IS_PACKED(q->layout))
-		packed_ring_set(&q->packed.ring, ring, q->packed.ring.event_idx);
+		packed_ring_set(&q->packed.ring, ring, q->packed.ring.event_idx,
+				q->packed.ring.platform);
 	else
-		split_ring_set(&q->split.ring, ring, q->split.ring.event_idx);
+		split_ring_set(&q->split.ring, ring, q->split.ring.event_idx,
+			       q->split.ring.platform);
 	return 0;
 }
 

@@ -28,6 +28,8 @@ struct virtq_driver {
 	enum ring_layout layout;
 	bool indirect_on;
 	int dead;			/* 0, or what calls return: -EBADMSG, -ESHUTDOWN */
+	bool live;			/* published, and not stopped since */
+	bool notification_data;
 	uint32_t room;			/* free ring entries */
 	uint32_t in_flight;		/* chains added and not taken back */
 	uint64_t added;			/* chains ever added */
@@ -113,6 +115,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 {
 	struct virtq_driver *q = memory;
 	bool event_idx = virtq_features_has(config->ring.features, VIRTIO_F_EVENT_IDX);
+	bool platform = virtq_features_has(config->ring.features, VIRTIO_F_ORDER_PLATFORM);
 	uint32_t position = config->position ? *config->position :
 					       ring_position_start(config->ring.features);
 	bool fresh = !config->position;
@@ -131,6 +134,8 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 	q->layout = ring_layout_of(config->ring.features);
 	q->ring = config->ring;
 	q->room = config->ring.size;
+	q->notification_data = virtq_features_has(config->ring.features,
+						  VIRTIO_F_NOTIFICATION_DATA);
 	q->chains = (struct chain *)(void *)((uint8_t *)memory + chains_offset());
 	links = (uint16_t *)(void *)((uint8_t *)memory + links_offset(config->ring.size));
 	if (config->indirect &&
@@ -143,11 +148,11 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 				      config->indirect_entries : config->ring.size;
 	}
 	if (LAYOUT_IS_PACKED(q->layout)) {
-		packed_ring_set(&q->packed.ring, &config->ring, event_idx);
+		packed_ring_set(&q->packed.ring, &config->ring, event_idx, platform);
 		q->packed.next_id = links;
 		packed_driver_reset(&q->packed, packed_cursor_of((uint16_t)position), fresh);
 	} else {
-		split_ring_set(&q->split.ring, &config->ring, event_idx);
+		split_ring_set(&q->split.ring, &config->ring, event_idx, platform);
 		q->split.next = links;
 		split_driver_reset(&q->split, (uint16_t)position, fresh);
 	}
@@ -303,6 +308,7 @@ int virtq_driver_publish(struct virtq_driver *q)
 	if (q->published == q->added || UNLIKELY(q->dead))
 		return 0;
 	q->published = q->added;
+	q->live = true;
 	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_driver_publish(&q->packed);
 		return packed_driver_needs_kick(&q->packed);
@@ -456,8 +462,15 @@ void virtq_driver_disarm(struct virtq_driver *q)
 		split_driver_disarm(&q->split);
 }
 
+void virtq_driver_stop(struct virtq_driver *q)
+{
+	q->live = false;
+}
+
 int virtq_driver_detach(struct virtq_driver *q, void **token)
 {
+	if (q->live)
+		return -EBUSY;
 	/* The ring no longer says what is free: it has to be made anew. */
 	if (!q->dead)
 		q->dead = -ESHUTDOWN;
@@ -472,6 +485,14 @@ int virtq_driver_detach(struct virtq_driver *q, void **token)
 		return 1;
 	}
 	return 0;
+}
+
+uint32_t virtq_driver_kick_data(const struct virtq_driver *q, uint16_t vq_id)
+{
+	uint16_t next = LAYOUT_IS_PACKED(q->layout) ? packed_driver_next(&q->packed) :
+						      q->split.avail_published;
+
+	return q->notification_data ? (uint32_t)next << 16 | vq_id : vq_id;
 }
 
 /* ---- Questions ---------------------------------------------------------- */

@@ -31,16 +31,18 @@ struct packed_ring {
 	struct pvirtq_event_suppress *device_event;
 	uint32_t size;
 	bool event_idx;
+	bool platform;		/* ORDER_PLATFORM: stronger barriers, see base/shm.h */
 };
 
 static inline void packed_ring_set(struct packed_ring *ring, const struct virtq_ring *at,
-				   bool event_idx)
+				   bool event_idx, bool platform)
 {
 	ring->desc = at->desc;
 	ring->driver_event = at->driver;
 	ring->device_event = at->device;
 	ring->size = at->size;
 	ring->event_idx = event_idx;
+	ring->platform = platform;
 }
 
 /* A place in the ring: one side's cursor. */
@@ -135,6 +137,7 @@ struct packed_driver {
 	bool staged;
 	uint16_t staged_slot;
 	uint16_t staged_flags;
+	uint16_t staged_off_wrap;
 	uint16_t free_head;		/* of the list of free ids */
 	uint16_t *next_id;
 };
@@ -161,6 +164,7 @@ ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 					   uint32_t count, uint16_t extra_flags)
 {
 	uint16_t id = drv->free_head, head_slot = drv->avail.slot, head_flags = 0;
+	uint16_t head_off_wrap = packed_off_wrap(drv->avail);
 
 	drv->free_head = drv->next_id[id];
 	for (uint32_t i = 0; i < count; i++) {
@@ -184,6 +188,7 @@ ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 		drv->staged = true;
 		drv->staged_slot = head_slot;
 		drv->staged_flags = head_flags;
+		drv->staged_off_wrap = head_off_wrap;
 	} else {
 		/*
 		 * No order needed: the device takes lists in turn and cannot
@@ -210,8 +215,14 @@ ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
 	 * first head, which alone keep the device out. Pairs with the [A]
 	 * acquire in packed_device_ready().
 	 */
-	shm_store_release16(&drv->ring.desc[drv->staged_slot].flags, drv->staged_flags);
+	shm_publish16(&drv->ring.desc[drv->staged_slot].flags, drv->staged_flags, drv->ring.platform);
 	drv->staged = false;
+}
+
+/* Where the next list not yet offered will begin, as off_wrap (2.9). */
+ALWAYS_INLINE uint16_t packed_driver_next(const struct packed_driver *drv)
+{
+	return drv->staged ? drv->staged_off_wrap : packed_off_wrap(drv->avail);
 }
 
 /* Must the driver notify the device of what it has just published (2.8.21.3)? */
@@ -225,7 +236,7 @@ ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 	 * [C] full: our flags store before our load of the device's event
 	 * structure. Pairs with [C] in packed_device_arm().
 	 */
-	shm_fence_kick();
+	shm_fence_kick(drv->ring.platform);
 	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx, drv->avail.slot,
 				   drv->avail.wrap, moved, drv->ring.size);
 }
@@ -238,7 +249,7 @@ ALWAYS_INLINE bool packed_driver_reap(struct packed_driver *drv, uint32_t *id, u
 {
 	struct pvirtq_desc *desc = &drv->ring.desc[drv->used.slot];
 	/* [B] acquire: pairs with the [B] release in packed_device_publish(). */
-	uint16_t flags = shm_load_acquire16(&desc->flags);
+	uint16_t flags = shm_observe16(&desc->flags, drv->ring.platform);
 
 	if (!packed_is_used(flags, drv->used.wrap))
 		return false;
@@ -266,7 +277,7 @@ ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_ENABLE, 0);
 	drv->wish = WISH_ARMED;
 	/* [D] full: pairs with [D] in packed_device_needs_call(). */
-	shm_fence_call();
+	shm_fence_call(drv->ring.platform);
 	flags = shm_load16(&drv->ring.desc[drv->used.slot].flags);
 	return packed_is_used(flags, drv->used.wrap);
 }
@@ -312,7 +323,7 @@ static inline void packed_device_reset(struct packed_device *dev, struct packed_
 ALWAYS_INLINE bool packed_device_ready(const struct packed_device *dev, uint16_t *flags)
 {
 	/* [A] acquire: pairs with the [A] release in packed_driver_publish(). */
-	*flags = shm_load_acquire16(&dev->ring.desc[dev->avail.slot].flags);
+	*flags = shm_observe16(&dev->ring.desc[dev->avail.slot].flags, dev->ring.platform);
 	return packed_is_avail(*flags, dev->avail.wrap);
 }
 
@@ -375,7 +386,7 @@ ALWAYS_INLINE void packed_device_publish(struct packed_device *dev)
 	 * the flags of the first. Pairs with the [B] acquire in
 	 * packed_driver_reap().
 	 */
-	shm_store_release16(&dev->ring.desc[dev->staged_slot].flags, dev->staged_flags);
+	shm_publish16(&dev->ring.desc[dev->staged_slot].flags, dev->staged_flags, dev->ring.platform);
 	dev->staged = false;
 }
 
@@ -390,7 +401,7 @@ ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
 	 * [D] full: our flags store before our load of the driver's event
 	 * structure. Pairs with [D] in packed_driver_arm().
 	 */
-	shm_fence_call();
+	shm_fence_call(dev->ring.platform);
 	return packed_event_wanted(dev->ring.driver_event, dev->ring.event_idx, dev->used.slot,
 				   dev->used.wrap, moved, dev->ring.size);
 }
@@ -407,7 +418,7 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_ENABLE, 0);
 	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
-	shm_fence_kick();
+	shm_fence_kick(dev->ring.platform);
 	return packed_device_ready(dev, &flags);
 }
 

@@ -26,7 +26,21 @@ struct virtq_features virtq_ring_features(void)
 	f = virtq_features_with(f, VIRTIO_F_VERSION_1);
 	f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
 	f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
+	f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
+	f = virtq_features_with(f, VIRTIO_F_NOTIFICATION_DATA);
+	f = virtq_features_with(f, VIRTIO_F_NOTIF_CONFIG_DATA);
+	f = virtq_features_with(f, VIRTIO_F_RING_RESET);
 	return f;
+}
+
+struct virtq_features virtq_ring_features_usual(void)
+{
+	struct virtq_features f = virtq_ring_features();
+
+	f = virtq_features_without(f, VIRTIO_F_IN_ORDER);
+	f = virtq_features_without(f, VIRTIO_F_ORDER_PLATFORM);
+	f = virtq_features_without(f, VIRTIO_F_NOTIFICATION_DATA);
+	return virtq_features_without(f, VIRTIO_F_NOTIF_CONFIG_DATA);
 }
 
 static bool size_fits(enum ring_layout layout, uint32_t size)

@@ -26,16 +26,18 @@ struct split_ring {
 	struct virtq_used *used;
 	uint16_t mask;		/* size - 1 */
 	bool event_idx;
+	bool platform;		/* ORDER_PLATFORM: stronger barriers, see base/shm.h */
 };
 
 static inline void split_ring_set(struct split_ring *ring, const struct virtq_ring *at,
-				  bool event_idx)
+				  bool event_idx, bool platform)
 {
 	ring->desc = at->desc;
 	ring->avail = at->driver;
 	ring->used = at->device;
 	ring->mask = (uint16_t)(at->size - 1);
 	ring->event_idx = event_idx;
+	ring->platform = platform;
 }
 
 ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint16_t idx)
@@ -151,7 +153,7 @@ ALWAYS_INLINE void split_driver_publish(struct split_driver *drv)
 	 * before the index that covers them. Pairs with the [A] acquire in
 	 * split_device_ready().
 	 */
-	shm_store_release16(&drv->ring.avail->idx, drv->avail_idx);
+	shm_publish16(&drv->ring.avail->idx, drv->avail_idx, drv->ring.platform);
 	drv->avail_published = drv->avail_idx;
 }
 
@@ -169,7 +171,7 @@ ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
 	 * can load before the other's store lands, and the chain waits for a
 	 * kick that nobody sends.
 	 */
-	shm_fence_kick();
+	shm_fence_kick(drv->ring.platform);
 	if (drv->ring.event_idx)
 		return !decided ||
 		       event_crossed(shm_load16(split_avail_event(&drv->ring)), now, old);
@@ -180,7 +182,7 @@ ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
 ALWAYS_INLINE uint16_t split_driver_ready(const struct split_driver *drv)
 {
 	/* [B] acquire: pairs with the [B] release in split_device_publish(). */
-	return (uint16_t)(shm_load_acquire16(&drv->ring.used->idx) - drv->used_seen);
+	return (uint16_t)(shm_observe16(&drv->ring.used->idx, drv->ring.platform) - drv->used_seen);
 }
 
 /* Take one used entry: UNTRUSTED copies of its id and length, read once. */
@@ -204,7 +206,7 @@ ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
 		shm_store16(&drv->ring.avail->flags, 0);
 	drv->wish = WISH_ARMED;
 	/* [D] full: pairs with [D] in split_device_needs_call(). */
-	shm_fence_call();
+	shm_fence_call(drv->ring.platform);
 	return shm_load16(&drv->ring.used->idx) != drv->used_seen;
 }
 
@@ -259,7 +261,7 @@ ALWAYS_INLINE int split_device_ready(struct split_device *dev)
 	if (ready)
 		return ready;
 	/* [A] acquire: pairs with the [A] release in split_driver_publish(). */
-	dev->avail_known = shm_load_acquire16(&dev->ring.avail->idx);
+	dev->avail_known = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
 	ready = (uint16_t)(dev->avail_known - dev->avail_seen);
 	return ready <= (uint32_t)dev->ring.mask + 1 ? ready : -EBADMSG;
 }
@@ -318,7 +320,7 @@ ALWAYS_INLINE void split_device_publish(struct split_device *dev)
 	 * [B] release: data, ids and lengths must be visible before the index
 	 * that covers them. Pairs with the [B] acquire in split_driver_ready().
 	 */
-	shm_store_release16(&dev->ring.used->idx, dev->used_idx);
+	shm_publish16(&dev->ring.used->idx, dev->used_idx, dev->ring.platform);
 	dev->used_published = dev->used_idx;
 }
 
@@ -334,7 +336,7 @@ ALWAYS_INLINE bool split_device_needs_call(struct split_device *dev)
 	 * [D] full: our index store before our load of the event word or
 	 * flags. Pairs with [D] in split_driver_arm().
 	 */
-	shm_fence_call();
+	shm_fence_call(dev->ring.platform);
 	if (dev->ring.event_idx)
 		return !decided ||
 		       event_crossed(shm_load16(split_used_event(&dev->ring)), now, old);
@@ -353,7 +355,7 @@ ALWAYS_INLINE bool split_device_arm(struct split_device *dev)
 		shm_store16(&dev->ring.used->flags, 0);
 	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in split_driver_needs_kick(). */
-	shm_fence_kick();
+	shm_fence_kick(dev->ring.platform);
 	return shm_load16(&dev->ring.avail->idx) != dev->avail_seen;
 }
 

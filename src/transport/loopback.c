@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <virtq/loopback.h>
+#include <virtq/spec/virtio.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -207,7 +208,8 @@ int virtq_loopback_open(struct virtq_transport **out, struct virtq_model *model,
 	if (!l)
 		return error_set(err, -ENOMEM, "no memory for a transport");
 	l->transport.ops = &loopback_ops;
-	l->transport.offered = virtq_features_or(model->features, virtq_ring_features());
+	l->transport.offered = virtq_features_or(model->features, virtq_ring_features_usual());
+	l->transport.offered = virtq_features_with(l->transport.offered, VIRTIO_F_IN_ORDER);
 	l->transport.device_id = model->ops->device_id;
 	l->transport.queues = model->queues;
 	l->model = model;

@@ -185,6 +185,7 @@ int virtq_transport_stop(struct virtq_transport *t, unsigned int index, uint32_t
 	if (index >= t->queues || !t->running[index])
 		return error_set(err, -EINVAL, "queue %u does not run", index);
 	rc = t->ops->stop(t, index, position ? position : &unwanted, err);
+	virtq_driver_stop(t->running[index]);
 	t->running[index] = NULL;
 	return rc;
 }

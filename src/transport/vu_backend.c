@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <virtq/notify.h>
+#include <virtq/spec/virtio.h>
 
 #include "base/error.h"
 #include "transport/vu_session.h"
@@ -60,6 +61,9 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 
 	offered = virtq_features_or(config->model->features, config->features);
 	offered = virtq_features_without(offered, VHOST_F_LOG_ALL);
+	/* A kick here is an eventfd, which carries no data (F-004). */
+	offered = virtq_features_without(offered, VIRTIO_F_NOTIFICATION_DATA);
+	offered = virtq_features_without(offered, VIRTIO_F_NOTIF_CONFIG_DATA);
 	offered = virtq_features_with(offered, VHOST_USER_F_PROTOCOL_FEATURES);
 	server->offered = offered.word[0];
 	*out = server;

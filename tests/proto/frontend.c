@@ -201,7 +201,7 @@ static struct script modern(void)
 {
 	return (struct script){
 		.features = BIT_30 | BIT(VIRTIO_F_VERSION_1) | BIT(VHOST_F_LOG_ALL) |
-			    virtq_ring_features().word[0],
+			    virtq_ring_features_usual().word[0],
 		.protocol = ALL_PROTOCOL | BIT(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD),
 		.queues = 4,
 		.slots = 32,
@@ -272,7 +272,7 @@ static void test_handshake(void **state)
 	expect(&s, 4, VHOST_USER_GET_QUEUE_NUM, NULL, 0, 0, false);
 	expect(&s, 5, VHOST_USER_GET_MAX_MEM_SLOTS, NULL, 0, 0, false);
 	/* Bits 26 and 30 are not for drivers (trap 24). */
-	assert_int_equal(virtq_transport_offered(t).word[0], virtq_ring_features().word[0]);
+	assert_int_equal(virtq_transport_offered(t).word[0], virtq_ring_features_usual().word[0]);
 	assert_int_equal(virtq_vhost_user_raw_features(t), s.features);
 	assert_int_equal(virtq_vhost_user_protocol_features(t), s.protocol);
 	assert_int_equal(virtq_vhost_user_mem_slots(t), 32);

@@ -47,7 +47,7 @@ static void test_whole_life(void **state)
 		struct queue q;
 
 		assert_int_equal(virtq_transport_offered(t).word[0],
-				 TOY_FEATURES | virtq_ring_features().word[0]);
+				 TOY_FEATURES | virtq_ring_features_usual().word[0]);
 		assert_int_equal(virtq_transport_queues(t), TOY_QUEUES);
 		assert_int_equal(virtq_transport_device_id(t), over_socket[i / 2] ? 0 : 42);
 		call(virtq_transport_accept(t, (struct virtq_features){ { features, 0 } }, &err),
@@ -116,6 +116,8 @@ static void test_stop_and_go_on(void **state)
 				/* What the device never took comes back; the ring is over then. */
 				queue_request(&q, 'e');
 				queue_unanswered(&q, 3);
+				assert_int_equal(virtq_driver_detach(q.driver, &token), -EBUSY);
+				virtq_driver_stop(q.driver);
 				assert_int_equal(virtq_driver_detach(q.driver, &token), 1);
 				assert_ptr_equal(token, &q);
 			}

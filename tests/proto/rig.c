@@ -155,7 +155,7 @@ int rig_setup(void **state)
 	config.engines = r->engines;
 	config.engine_count = 2;
 	config.listen_fd = r->listen_fd;
-	config.features = virtq_ring_features();
+	config.features = virtq_ring_features_usual();
 	config.event = on_event;
 	config.event_arg = r;
 	assert_int_equal(virtq_vhost_user_server_create(&r->server, &config, NULL), 0);

@@ -10,7 +10,7 @@
 
 static uint64_t ring_features(void)
 {
-	return virtq_ring_features().word[0];
+	return virtq_ring_features_usual().word[0];
 }
 
 /* VU-BE-009, VU-BE-010: bit 30 is offered, and both messages work before SET_FEATURES. */

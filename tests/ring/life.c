@@ -215,6 +215,9 @@ static void test_detach(void **state)
 		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
 		assert_int_equal(seen[token_value(done.token)]++, 0);
 	}
+	/* L-028: not while the device may use it. */
+	assert_int_equal(virtq_driver_detach(r.driver, &token), -EBUSY);
+	virtq_driver_stop(r.driver);
 	for (uint32_t i = used; i < shape->size; i++) {
 		assert_int_equal(virtq_driver_detach(r.driver, &token), 1);
 		assert_true(token_value(token) < shape->size);

@@ -25,14 +25,14 @@ extern unsigned int fences_removed;
 		    IN("device_needs_call") ? FENCE_D_DEVICE : \
 		    IN("driver_arm") ? FENCE_D_DRIVER : 0u)
 
-#define UNLESS_REMOVED(fence) \
+#define UNLESS_REMOVED(fence, platform) \
 	do { \
 		if (fences_removed & FENCE_HERE) \
 			__asm__ __volatile__("" ::: "memory"); \
 		else \
-			(fence)(); \
+			(fence)(platform); \
 	} while (0)
-#define shm_fence_kick() UNLESS_REMOVED(shm_fence_kick)
-#define shm_fence_call() UNLESS_REMOVED(shm_fence_call)
+#define shm_fence_kick(platform) UNLESS_REMOVED(shm_fence_kick, platform)
+#define shm_fence_call(platform) UNLESS_REMOVED(shm_fence_call, platform)
 
 #endif

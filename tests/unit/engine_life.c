@@ -114,7 +114,8 @@ static void remove_under_load_drains(void **state)	/* VU-BE: a stopped ring is l
 		lane_reap(&l);
 		back = l.done;
 		assert_int_equal(final.requests, back);
-		while (virtq_driver_detach(l.pair.driver, &token)) {
+		virtq_driver_stop(l.pair.driver);
+		while (virtq_driver_detach(l.pair.driver, &token) == 1) {
 			struct job *job = token;
 			unsigned int zone = (unsigned int)(job - l.jobs);
 
