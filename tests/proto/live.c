@@ -47,7 +47,8 @@ static void test_whole_life(void **state)
 		struct queue q;
 
 		assert_int_equal(virtq_transport_offered(t).word[0],
-				 TOY_FEATURES | virtq_ring_features_usual().word[0]);
+				 TOY_FEATURES | virtq_ring_features_usual().word[0] |
+				 (over_socket[i / 2] ? 0 : BIT(VIRTIO_F_IN_ORDER)));
 		assert_int_equal(virtq_transport_queues(t), TOY_QUEUES);
 		assert_int_equal(virtq_transport_device_id(t), over_socket[i / 2] ? 0 : 42);
 		call(virtq_transport_accept(t, (struct virtq_features){ { features, 0 } }, &err),
