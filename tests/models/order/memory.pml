@@ -19,7 +19,9 @@
  * system call is, so that what is found is not the doing of the signal. Where
  * nothing is cut it orders nothing, so that what holds does not rest on it.
  *
- * The model that includes this defines CELLS, and DEPTH, the room in a buffer.
+ * The model that includes this defines CELLS, and DEPTH, the room in a buffer:
+ * enough that without cuts it is never full, which is asserted, so that no
+ * delay is left out. (With a cut, where no fence may empty it, a full one waits.)
  */
 
 #define DRIVER	0
@@ -37,7 +39,8 @@ typedef store_buffer {
 
 byte mem[CELLS];
 store_buffer sb[2];
-bit signal[2];
+bit signalled[2];
+bit buffer_full;		/* must not happen */
 #ifdef WEAK
 byte view[2 * CELLS];		/* what each processor last saw of each cell */
 #endif
@@ -77,9 +80,16 @@ inline drain_entry(who, i)
 }
 
 #ifdef WEAK
-/* Entry @i is not held back by @j before it: another cell, and no fence. */
-#define PASSES(who, i, j) (sb[who].cell[j] != sb[who].cell[i] && sb[who].cell[j] != FENCE)
-#define MAY_PASS(who, i)  (sb[who].count > i && !sb[who].last[i])
+/* May entry @i drain before entry @j, and those after it that precede @i? */
+#define PASS(who, i, j)	(sb[who].cell[j] != sb[who].cell[i] && sb[who].cell[j] != FENCE)
+#define FREE(who, i)	(sb[who].count > i && !sb[who].last[i] && PASS(who, i, 0))
+#define PASS_1(who, i)	PASS(who, i, 1)
+#define PASS_2(who, i)	(PASS(who, i, 2) && PASS_1(who, i))
+#define PASS_3(who, i)	(PASS(who, i, 3) && PASS_2(who, i))
+#define PASS_4(who, i)	(PASS(who, i, 4) && PASS_3(who, i))
+#define PASS_5(who, i)	(PASS(who, i, 5) && PASS_4(who, i))
+#define PASS_6(who, i)	(PASS(who, i, 6) && PASS_5(who, i))
+#define PASS_7(who, i)	(PASS(who, i, 7) && PASS_6(who, i))
 #endif
 
 active [2] proctype drain()
@@ -89,16 +99,18 @@ active [2] proctype drain()
 end:	do
 	:: d_step { sb[who].count > 0 -> drain_entry(who, 0) }
 #ifdef WEAK
-	:: d_step { MAY_PASS(who, 1) && PASSES(who, 1, 0) -> drain_entry(who, 1) }
-	:: d_step {
-		MAY_PASS(who, 2) && PASSES(who, 2, 0) && PASSES(who, 2, 1) ->
-		drain_entry(who, 2)
-	}
-	:: d_step {
-		MAY_PASS(who, 3) && PASSES(who, 3, 0) && PASSES(who, 3, 1) &&
-		PASSES(who, 3, 2) ->
-		drain_entry(who, 3)
-	}
+	:: d_step { FREE(who, 1) -> drain_entry(who, 1) }
+	:: d_step { FREE(who, 2) && PASS_1(who, 2) -> drain_entry(who, 2) }
+	:: d_step { FREE(who, 3) && PASS_2(who, 3) -> drain_entry(who, 3) }
+	:: d_step { FREE(who, 4) && PASS_3(who, 4) -> drain_entry(who, 4) }
+	:: d_step { FREE(who, 5) && PASS_4(who, 5) -> drain_entry(who, 5) }
+#if DEPTH > 6
+	:: d_step { FREE(who, 6) && PASS_5(who, 6) -> drain_entry(who, 6) }
+#endif
+#if DEPTH > 7
+	:: d_step { FREE(who, 7) && PASS_6(who, 7) -> drain_entry(who, 7) }
+	:: d_step { FREE(who, 8) && PASS_7(who, 8) -> drain_entry(who, 8) }
+#endif
 #endif
 	od
 }
@@ -108,7 +120,12 @@ end:	do
 inline buffer_store(who, at, what, ordered)
 {
 	d_step {
+#ifdef CUT
 		sb[who].count < DEPTH ->
+#else
+		buffer_full = sb[who].count == DEPTH;
+		assert(!buffer_full);
+#endif
 		sb[who].cell[sb[who].count] = at;
 		sb[who].value[sb[who].count] = what;
 #ifdef WEAK
@@ -242,17 +259,17 @@ inline shm_fence_full(who)
 inline send_signal(who, to)
 {
 #ifdef CUT
-	d_step { sb[who].count == 0 -> signal[to] = 1 }
+	d_step { sb[who].count == 0 -> signalled[to] = 1 }
 #else
-	signal[to] = 1
+	signalled[to] = 1
 #endif
 }
 
 inline sleep_until_signal(who)
 {
 #ifdef CUT
-	d_step { signal[who] && sb[who].count == 0 -> signal[who] = 0; refresh(who) }
+	d_step { signalled[who] && sb[who].count == 0 -> signalled[who] = 0; refresh(who) }
 #else
-	d_step { signal[who] -> signal[who] = 0 }
+	d_step { signalled[who] -> signalled[who] = 0 }
 #endif
 }

@@ -2,33 +2,41 @@
 /*
  * The split ring between two processors: both ends of src/ring/split.h, each
  * access in the order of the code, under the code's names. A ring of two
- * entries and indices modulo 4, so that everything wraps; batches of one and
- * two; it runs for ever. The ends behave as virtq_driver_*() and
- * virtq_device_*() let them: the driver adds, publishes and gets as it likes
- * and sleeps only after arming; the device pops and publishes as it likes and
- * sleeps, with nothing popped, only after arming.
+ * entries and indices modulo 4, so that everything wraps; it runs for ever.
  *
- * -DEVENT_IDX=0 or 1; -DCUT_... takes one order out (cuts.h).
+ * The ends do what virtq_driver_*() and virtq_device_*() let them do. The
+ * driver adds one or two chains and publishes, or gets what is used, as it
+ * likes, and when there is nothing to get it arms and sleeps. The device pops,
+ * pushes, and publishes after one or two; when there is nothing to pop it arms
+ * and sleeps.
+ *
+ * Each `atomic` is one load or fence with the stores and the private work that
+ * come after it. Several stores may be one step, because they only enter the
+ * buffer, into which nobody else looks; they drain one by one, whenever.
+ *
+ * Left out: what no order depends on. Heads are given out in turn and not from
+ * the free list, and every cell holds the index of the chain that it was
+ * written for, from which its head follows, so that an old one is known.
+ *
+ * -DEVENT_IDX=0 or 1, -DWEAK (memory.pml), -DCUT_... (cuts.h).
  */
 #define SIZE		2
 #define IDX(x)		((x) & 3)	/* stands for (uint16_t) */
 #define SLOT(idx)	((idx) & (SIZE - 1))
+#define HEAD(idx)	SLOT(idx)
 
-/* The shared cells. A descriptor is one; its content is the index it was made available at. */
-#define DESC(i)		(i)
-#define AVAIL_ENTRY(i)	(SIZE + (i))
-#define USED_ENTRY(i)	(2 * SIZE + (i))
-#define DATA(i)		(3 * SIZE + (i))	/* the device's answer, by head */
+#define DESC(head)	(head)
+#define DATA(head)	(SIZE + (head))		/* what the device writes into the buffer */
+#define AVAIL_ENTRY(i)	(2 * SIZE + (i))
+#define USED_ENTRY(i)	(3 * SIZE + (i))
 #define AVAIL_IDX	(4 * SIZE)
-#define AVAIL_FLAGS	(4 * SIZE + 1)
-#define USED_IDX	(4 * SIZE + 2)
+#define USED_IDX	(4 * SIZE + 1)
+#define AVAIL_FLAGS	(4 * SIZE + 2)
 #define USED_FLAGS	(4 * SIZE + 3)
-#if EVENT_IDX
-#define USED_EVENT	AVAIL_FLAGS		/* the flags stay 0 then: no cell for them */
-#define AVAIL_EVENT	USED_FLAGS
-#endif
-#define CELLS		(4 * SIZE + 4)
-#define DEPTH		4
+#define USED_EVENT	(4 * SIZE + 4)
+#define AVAIL_EVENT	(4 * SIZE + 5)
+#define CELLS		(4 * SIZE + 6)
+#define DEPTH		6
 
 #include "cuts.h"
 #include "memory.pml"
@@ -40,12 +48,10 @@
 #define WISH_ARMED	1
 #define WISH_DISARMED	2
 
-#define NOT_IN_FLIGHT	255
-
-/* event.h */
 #define event_crossed(event, now, old)	(IDX((now) - (event) - 1) < IDX((now) - (old)))
 
-byte used_seen, avail_seen;	/* the driver's, the device's; here for the watch */
+byte used_seen;		/* the driver's */
+byte avail_seen;	/* the device's; both here for the watch */
 
 /* What must not happen. */
 bit device_saw_old_data, driver_saw_old_data, kick_lost, call_lost;
@@ -55,51 +61,46 @@ bit device_saw_old_data, driver_saw_old_data, kick_lost, call_lost;
 active proctype driver()
 {
 	byte avail_idx, avail_decided;
-	byte free_head, next[SIZE] = 1, room = SIZE;
-	byte wish = WISH_ARMED;			/* split_driver_reset(), fresh; decided is true */
-	byte head, ready, seen;
-	bool kick;
+	byte wish = WISH_ARMED;		/* split_driver_reset(): fresh, and so decided */
+	byte room = SIZE, ready, seen;
 
-	do
+again:
+	if
 	:: atomic {
-		/* virtq_driver_add(): split_driver_stage() */
+		/* virtq_driver_add(): split_driver_stage(): split_desc_store() */
 		room > 0 ->
-stage:		head = free_head;
-		free_head = next[head];
-		next[head] = 0;
-		shm_store(DRIVER, DESC(head), avail_idx)
-	   }
-	   atomic {
-		shm_store(DRIVER, AVAIL_ENTRY(SLOT(avail_idx)), head);
-		head = 0;
+add:		shm_store(DRIVER, DESC(HEAD(avail_idx)), avail_idx);
+		shm_store(DRIVER, AVAIL_ENTRY(SLOT(avail_idx)), avail_idx);
 		avail_idx = IDX(avail_idx + 1);
 		room--;
 		if
-		:: room > 0 -> goto stage
+		:: room > 0 -> goto add
 		:: true
-		fi
-	   }
-	   atomic {
+		fi;
 		/* virtq_driver_publish(): split_driver_publish() */
 		store_release_A(DRIVER, AVAIL_IDX, avail_idx)
-	   }
-	   /* split_driver_needs_kick() */
-	   fence_C_driver();
-	   atomic {
+	};
+	/* split_driver_needs_kick() */
+	fence_C_driver();
+	atomic {
 #if EVENT_IDX
 		shm_load(DRIVER, AVAIL_EVENT, seen);
-		kick = event_crossed(seen, avail_idx, avail_decided);
+		if
+		:: event_crossed(seen, avail_idx, avail_decided) -> send_signal(DRIVER, DEVICE)
+		:: else
+		fi;
 #else
 		shm_load(DRIVER, USED_FLAGS, seen);
-		kick = !(seen & NO_NOTIFY);
+		if
+		:: !(seen & NO_NOTIFY) -> send_signal(DRIVER, DEVICE)
+		:: else
+		fi;
 #endif
 		avail_decided = avail_idx;
 		seen = 0;
-		if
-		:: kick -> kick = false; send_signal(DRIVER, DEVICE)
-		:: else
-		fi
-	   }
+		goto again
+	}
+
 	:: atomic {
 		/* virtq_driver_get(): split_driver_ready() */
 		room < SIZE ->
@@ -109,34 +110,35 @@ stage:		head = free_head;
 		:: ready == 0 -> goto arm
 		:: else
 		fi
-	   }
-	   do
-	   :: atomic {
+	};
+reap:	atomic {
 		/* split_driver_reap() */
-		shm_load(DRIVER, USED_ENTRY(SLOT(used_seen)), head)
-	      }
-	      atomic {
+		shm_load(DRIVER, USED_ENTRY(SLOT(used_seen)), seen);
+		driver_saw_old_data = seen != used_seen;
+		assert(!driver_saw_old_data)
+	};
+	atomic {
 		/* complete_one(), and the caller's look at the data */
-		shm_load(DRIVER, DATA(head), seen);
+		shm_load(DRIVER, DATA(HEAD(seen)), seen);
 		driver_saw_old_data = seen != used_seen;
 		assert(!driver_saw_old_data);
 		seen = 0;
 		used_seen = IDX(used_seen + 1);
-		/* split_driver_release() */
-		next[head] = free_head;
-		free_head = head;
-		head = 0;
 		room++;
 		ready--;
 		if
-		:: ready == 0 -> break
-		:: else
+		:: ready > 0 -> goto reap
+		:: else -> goto again
 		fi
-	      }
-	   od
-	:: false ->
-arm:	   /* virtq_driver_arm(): split_driver_arm() */
-	   atomic {
+	}
+	fi;
+
+arm:
+#ifdef DRIVER_POLLS
+	mem[USED_IDX] != used_seen -> goto again;
+#else
+	atomic {
+		/* virtq_driver_arm(): split_driver_arm() */
 #if EVENT_IDX
 		shm_store(DRIVER, USED_EVENT, used_seen);
 #else
@@ -146,25 +148,25 @@ arm:	   /* virtq_driver_arm(): split_driver_arm() */
 		fi;
 #endif
 		wish = WISH_ARMED
-	   }
-	   fence_D_driver();
-	   atomic {
+	};
+	fence_D_driver();
+	atomic {
 		shm_load(DRIVER, USED_IDX, seen);
 		if
 		:: recheck_D(seen != used_seen) -> seen = 0; goto again
 		:: else -> seen = 0
 		fi
-	   }
-	   sleep_until_signal(DRIVER);
-	   atomic {
+	};
+	atomic {
+		sleep_until_signal(DRIVER);
 		/* virtq_driver_disarm(): split_driver_disarm() */
 #if !EVENT_IDX
 		shm_store(DRIVER, AVAIL_FLAGS, NO_INTERRUPT);
 #endif
-		wish = WISH_DISARMED
-	   }
-again:	   skip
-	od
+		wish = WISH_DISARMED;
+		goto again
+	}
+#endif
 }
 
 /* ---- Device end --------------------------------------------------------- */
@@ -172,13 +174,12 @@ again:	   skip
 active proctype device()
 {
 	byte avail_known, used_idx, used_published, used_decided;
-	bool decided;				/* split_device_reset(): false */
+	bool decided;			/* split_device_reset(): false, the first call is sent */
 	byte wish = WISH_UNKNOWN;
-	byte head, ready, seen;
-	bool call;
+	byte ready, seen;
 
-	do
-	:: atomic {
+again:
+	atomic {
 		/* virtq_device_pop(): split_device_ready() */
 		ready = IDX(avail_known - avail_seen);
 		if
@@ -188,62 +189,66 @@ active proctype device()
 		:: else
 		fi;
 		if
-		:: ready == 0 && used_idx == used_published -> goto arm
+		:: ready > 0 -> ready = 0
 		:: ready == 0 && used_idx != used_published -> goto publish
-		:: else -> ready = 0
+		:: ready == 0 && used_idx == used_published -> goto arm
 		fi
-	   }
-	   atomic {
+	};
+	atomic {
 		/* split_device_head() */
-		shm_load(DEVICE, AVAIL_ENTRY(SLOT(avail_seen)), head)
-	   }
-	   atomic {
+		shm_load(DEVICE, AVAIL_ENTRY(SLOT(avail_seen)), seen);
+		device_saw_old_data = seen != avail_seen;
+		assert(!device_saw_old_data)
+	};
+	atomic {
 		/* split_desc_load() */
-		shm_load(DEVICE, DESC(head), seen);
+		shm_load(DEVICE, DESC(HEAD(seen)), seen);
 		device_saw_old_data = seen != avail_seen;
 		assert(!device_saw_old_data);
-		avail_seen = IDX(avail_seen + 1)
-	   }
-	   atomic {
-		/* The request is done, its answer written. */
-		shm_store(DEVICE, DATA(head), seen);
-		seen = 0
-	   }
-	   atomic {
+		avail_seen = IDX(avail_seen + 1);
+		/* The request is performed: its answer goes into the buffer. */
+		shm_store(DEVICE, DATA(HEAD(seen)), seen);
 		/* virtq_device_push(): split_device_stage() */
-		shm_store(DEVICE, USED_ENTRY(SLOT(used_idx)), head);
-		head = 0;
+		shm_store(DEVICE, USED_ENTRY(SLOT(used_idx)), seen);
+		seen = 0;
 		used_idx = IDX(used_idx + 1);
 		if
 		:: goto again
 		:: true
-		fi
-	   }
-publish:   atomic {
+		fi;
+publish:
 		/* virtq_device_publish(): split_device_publish() */
 		store_release_B(DEVICE, USED_IDX, used_idx);
 		used_published = used_idx
-	   }
-	   /* split_device_needs_call() */
-	   fence_D_device();
-	   atomic {
+	};
+	/* split_device_needs_call() */
+	fence_D_device();
+	atomic {
 #if EVENT_IDX
 		shm_load(DEVICE, USED_EVENT, seen);
-		call = !decided || event_crossed(seen, used_idx, used_decided);
+		if
+		:: !decided || event_crossed(seen, used_idx, used_decided) ->
+			send_signal(DEVICE, DRIVER)
+		:: else
+		fi;
 #else
 		shm_load(DEVICE, AVAIL_FLAGS, seen);
-		call = !(seen & NO_INTERRUPT);
-#endif
-		decided = true;
-		used_decided = used_idx;
-		seen = 0;
 		if
-		:: call -> call = false; send_signal(DEVICE, DRIVER)
+		:: !(seen & NO_INTERRUPT) -> send_signal(DEVICE, DRIVER)
 		:: else
-		fi
-	   }
-	:: false ->
-arm:	   atomic {
+		fi;
+#endif
+		used_decided = used_idx;
+		decided = true;
+		seen = 0;
+		goto again
+	};
+
+arm:
+#ifdef DEVICE_POLLS
+	mem[AVAIL_IDX] != avail_seen -> goto again;
+#else
+	atomic {
 		/* virtq_device_arm(): split_device_arm() */
 #if EVENT_IDX
 		shm_store(DEVICE, AVAIL_EVENT, avail_seen);
@@ -254,34 +259,34 @@ arm:	   atomic {
 		fi;
 #endif
 		wish = WISH_ARMED
-	   }
-	   fence_C_device();
-	   atomic {
+	};
+	fence_C_device();
+	atomic {
 		shm_load(DEVICE, AVAIL_IDX, seen);
 		if
 		:: recheck_C(seen != avail_seen) -> seen = 0; goto again
 		:: else -> seen = 0
 		fi
-	   }
-	   sleep_until_signal(DEVICE);
-	   atomic {
+	};
+	atomic {
+		sleep_until_signal(DEVICE);
 		/* virtq_device_disarm(): split_device_disarm() */
 #if !EVENT_IDX
 		shm_store(DEVICE, USED_FLAGS, NO_NOTIFY);
 #endif
-		wish = WISH_DISARMED
-	   }
-again:	   skip
-	od
+		wish = WISH_DISARMED;
+		goto again
+	}
+#endif
 }
 
 /* ---- The watch ---------------------------------------------------------- */
 
-/* Nobody can move: both ends sleep, and no signal is under way. */
 active proctype watch()
 {
+	/* Nobody can move: both ends sleep, no store and no signal is under way. */
+	timeout;
 	d_step {
-		timeout ->
 		kick_lost = mem[AVAIL_IDX] != avail_seen;
 		call_lost = mem[USED_IDX] != used_seen;
 		assert(!kick_lost);

@@ -54,6 +54,18 @@ uint8_t flight_expected_byte(const struct flight *f, uint64_t i)
 	return flight_blank_byte(f, i);
 }
 
+bool same_elements(const struct ref_buffer *a, const struct ref_buffer *b)
+{
+	unsigned int i;
+
+	for (i = 0; i < a->count && a->count == b->count; i++)
+		if (a->element[i].addr != b->element[i].addr ||
+		    a->element[i].len != b->element[i].len ||
+		    a->element[i].writable != b->element[i].writable)
+			return false;
+	return a->count == b->count;
+}
+
 /* The driver's program fills a buffer before it hands it in; both memories alike. */
 void flight_fill(struct world *w, struct flight *f)
 {

@@ -183,8 +183,10 @@ static bool cursor_matches(struct world *w, const struct virtq_cursor *c,
 	return span == c->count && c->bytes == ref_buffer_bytes(b, writable);
 }
 
-static void check_request(struct world *w, const struct flight *f, const struct virtq_req *req)
+static void library_device_check(struct world *w, const struct flight *f)
 {
+	const struct virtq_req *req = f->handle;
+
 	if (!cursor_matches(w, &req->rd, &f->buffer, false))
 		world_fail(w, "buffer %u: the readable cursor is not what the driver offered "
 			   "(2.7.5, 2.8.18)", f->serial);
@@ -283,7 +285,6 @@ static void library_device_handle(struct world *w, struct flight *f)
 	uint64_t last = f->writable_bytes - 1;
 	uint8_t *tail = NULL;
 
-	check_request(w, f, req);
 	read_all(w, f, req);
 	if (world_failed(w))
 		return;
@@ -341,7 +342,7 @@ static uint32_t library_device_position(struct world *w)
 const struct device_end library_device = {
 	.name = "library", .library = true,
 	.start = library_device_start, .stop = library_device_stop,
-	.pop = library_device_pop, .unpop = library_device_unpop,
+	.pop = library_device_pop, .check = library_device_check, .unpop = library_device_unpop,
 	.handle = library_device_handle, .push = library_device_push,
 	.publish = library_device_publish, .arm = library_device_arm,
 	.disarm = library_device_disarm, .in_flight = library_device_in_flight,

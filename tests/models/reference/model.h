@@ -111,7 +111,7 @@ struct ref_driver {
 
 	/* split */
 	uint16_t avail_idx, last_used;
-	uint16_t next_desc;	/* 2.7.5: the next in table order, if in order */
+	int next_desc;		/* 2.7.5: the next in table order, if in order; -1: any */
 	bool desc_busy[REF_MAX];
 	/* packed */
 	struct ref_cursor avail, used, shown;

@@ -125,12 +125,16 @@ static uint16_t used_flags(const struct ref_device *d, const struct ref_done *do
 	return flags;
 }
 
-/* 2.8.4, 2.8.6: one used descriptor, id and length before flags. */
+/*
+ * 2.8.4, 2.8.6: one used descriptor, id and length before flags. The address is
+ * unused, the length reserved without WRITE: drivers must bear anything there.
+ */
 static int write_used(struct ref_device *d, const struct ref_done *done)
 {
 	uint64_t at = packed_desc_at(d->q, d->used.slot);
 
-	ref_put32(d->mem, at + 8, done->len);
+	ref_put64(d->mem, at, ~(uint64_t)0);
+	ref_put32(d->mem, at + 8, done->wrote ? done->len : ~(uint32_t)0);
 	ref_put16(d->mem, at + 12, done->id);
 	ref_put16(d->mem, at + 14, used_flags(d, done));
 	return d->used.slot;

@@ -72,6 +72,8 @@ void split_driver_start(struct ref_driver *d, const uint32_t *position)
 		clear_rings(d);
 	/* With a position nothing is in flight, so both indices are where it says. */
 	d->avail_idx = d->last_used = position ? (uint16_t)*position : 0;
+	/* 2.7.5: from offset 0 on; after a restart the text does not say from where. */
+	d->next_desc = position ? -1 : 0;
 }
 
 /* 2.7.13.1, step 1: only free descriptors, and each of them once. */
@@ -94,12 +96,12 @@ static const char *descriptors_free(const struct ref_driver *d, const struct ref
 /* 2.7.5, 2.7.5.2: in order, descriptors are used in table order, and round again. */
 static const char *descriptors_in_order(const struct ref_driver *d, const struct ref_choice *c)
 {
-	unsigned int i;
+	unsigned int i, first = d->next_desc < 0 ? c->main[0] : (unsigned int)d->next_desc;
 
 	if (!d->q->in_order)
 		return NULL;
 	for (i = 0; i < c->main_count; i++)
-		if (c->main[i] != (d->next_desc + i) % d->q->size)
+		if (c->main[i] != (first + i) % d->q->size)
 			return "2.7.5.2: in order, a descriptor out of table order";
 	return NULL;
 }
@@ -222,7 +224,7 @@ int split_driver_add(struct ref_driver *d, const struct ref_buffer *b, const str
 	place_head(d, c->main[0]);
 	for (i = 0; i < c->main_count; i++)
 		d->desc_busy[c->main[i]] = true;
-	d->next_desc = (uint16_t)((d->next_desc + c->main_count) % d->q->size);
+	d->next_desc = (c->main[c->main_count - 1] + 1) % d->q->size;
 	return 0;
 }
 

@@ -87,6 +87,8 @@ struct device_end {
 	void (*stop)(struct world *w);
 	/* Fills @handle of the first buffers in world.published. */
 	int (*pop)(struct world *w, unsigned int max);
+	/* Is what was popped what the driver offered? */
+	void (*check)(struct world *w, const struct flight *f);
 	int (*unpop)(struct world *w, struct flight *f);
 	/* Read everything readable and check it, then write as @f says. */
 	void (*handle)(struct world *w, struct flight *f);
@@ -118,8 +120,9 @@ struct setup {
 struct coverage {
 	uint64_t operation[OP_COUNT];
 	uint64_t buffers, elements, longest_is_size, crossing, empty_element;
-	uint64_t indirect, mixed, out_of_order, full, too_long, kicked, not_kicked, called, not_called;
-	uint64_t slept, index_wrapped, restarted, blocked, tail, batched, bytes_compared;
+	uint64_t indirect, mixed, out_of_order, full, too_long;
+	uint64_t kicked, not_kicked, called, not_called, slept;
+	uint64_t index_wrapped, restarted, blocked, tail, batched, bytes_compared;
 };
 
 #define WORLD_FLIGHTS (REF_MAX + 8)
@@ -179,7 +182,29 @@ static inline bool world_failed(const struct world *w)
 	return w->failure[0] != '\0';
 }
 
-/* memory.c's world: made and undone. @position: NULL, or the ring as earlier laps left it. */
+/* world.c, for the two sides' traffic. */
+unsigned int at_most(unsigned int a, unsigned int b);
+void world_begin(struct world *w, enum operation op);
+/* Does an element lie in more than one region? */
+bool world_element_crosses(struct world *w, const struct ref_element *e);
+struct ref_arm world_roll_arm(struct world *w, bool library);
+void world_observe_arm(struct world *w, struct ref_arm *arm, uint64_t event);
+
+/* traffic_driver.c, traffic_device.c: one operation each, and the books brought up to date. */
+void world_add(struct world *w);
+void world_publish(struct world *w);
+void world_get(struct world *w);
+void world_driver_arm(struct world *w);
+void world_driver_disarm(struct world *w);
+void world_pop(struct world *w);
+void world_unpop(struct world *w);
+void world_handle(struct world *w);
+void world_push(struct world *w);
+void world_device_publish(struct world *w);
+void world_device_arm(struct world *w);
+void world_device_disarm(struct world *w);
+
+/* world_memory.c: made and undone. @position: NULL, or the ring as earlier laps left it. */
 void world_memory_create(struct world *w);
 void world_memory_destroy(struct world *w);
 void world_memory_poison(struct world *w);
@@ -187,6 +212,8 @@ void world_memory_lapped(struct world *w, uint32_t position);
 /* Find room for an element; 0 if there is none. */
 uint64_t world_data_take(struct world *w, uint32_t len);
 void world_data_give(struct world *w, const struct ref_element *e);
+
+bool same_elements(const struct ref_buffer *a, const struct ref_buffer *b);
 
 /* What is in buffers. */
 uint8_t flight_readable_byte(const struct flight *f, uint64_t i);
@@ -204,7 +231,6 @@ void flight_write_plainly(struct ref_memory *m, const struct flight *f,
  * lockstep.c: the shadows repeat an operation, and compare its answer; then,
  * once the books are up to date, shadow_compare() compares memory.
  */
-void shadow_compare(struct world *w);
 void shadow_driver_start(struct world *w, const uint32_t *position);
 void shadow_device_start(struct world *w, const uint32_t *position);
 void shadow_driver_publish(struct world *w, bool kick);
@@ -217,6 +243,14 @@ void shadow_device_handle(struct world *w, struct flight *f);
 void shadow_device_publish(struct world *w, bool call);
 void shadow_device_arm(struct world *w, const struct ref_arm *arm, bool there);
 void shadow_device_disarm(struct world *w);
+
+/* compare.c */
+void shadow_compare(struct world *w);
+/* Memory or an answer differ from the model's. */
+__attribute__((format(printf, 2, 3)))
+void shadow_differs(struct world *w, const char *fmt, ...);
+/* The shadows have nothing to say any more. */
+bool shadow_silent(const struct world *w);
 
 /* corrupt.c: a shim behind each operation that spoils one thing, once. */
 enum corrupt_layout { ON_SPLIT = 1, ON_PACKED = 2, ON_BOTH = 3 };
@@ -235,8 +269,8 @@ struct corruption {
 	bool (*spoil)(struct world *w, int *result, void *list);
 };
 
-extern const struct corruption corruptions[];
-extern const unsigned int corruption_count;
+extern const struct corruption driver_corruptions[], device_corruptions[];
+extern const unsigned int driver_corruption_count, device_corruption_count;
 void world_shim(struct world *w, enum operation op, int *result, void *list);
 
 #endif

@@ -45,7 +45,7 @@ static void ring_areas_add(struct world *w)
 	area_add(w, "device area", w->q.device, w->q.packed ? 4 : 6 + 8 * n, 4);
 }
 
-/* One piece for the library's driver; two that do not adjoin, cut inside an entry, for the model's. */
+/* For the library's driver one piece; for the model's two apart, cut inside an entry. */
 static void table_areas_add(struct world *w)
 {
 	uint32_t cut;
