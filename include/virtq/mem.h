@@ -94,8 +94,8 @@ VIRTQ_API int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes,
  * @access: VIRTQ_ACCESS_RW, or VIRTQ_ACCESS_READ to map it read-only
  * @err:    filled on failure; may be NULL
  *
- * Return: 0, or -EINVAL (empty, overflowing, or the file is shorter than
- *	offset_bytes + bytes), -ENOMEM, or what fstat and mmap say.
+ * Return: 0, or -EINVAL (empty, overflowing, no regular file, or a file shorter
+ *	than offset_bytes + bytes), -ENOMEM, or what fstat and mmap say.
  * Thread: any. Spec: vhost-user, memory region description. Since: 0.1
  */
 VIRTQ_API int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,
@@ -107,9 +107,10 @@ VIRTQ_API int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t of
  * @err: filled on failure; may be NULL
  *
  * Touching a page behind the end of a file raises SIGBUS. This installs a
- * handler for the whole process that puts a page of zeros in place of one that
- * vanished from a mapping made by virtq_mapping_open(), and passes every other
- * SIGBUS on to the handler that was there before. Programs that serve
+ * handler for the whole process that puts zeros in place of what vanished from
+ * a mapping made by virtq_mapping_open(), and passes every other SIGBUS on to
+ * the handler that was there before. Engines break the queues of such a peer
+ * (VIRTQ_FAULT_RING_MEMORY). Programs that serve
  * untrusted clients call it once at start; a library cannot decide that.
  *
  * Return: 0 or -errno. Thread: any. Since: 0.1

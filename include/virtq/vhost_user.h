@@ -55,6 +55,7 @@ enum virtq_vhost_user_event {
 	VIRTQ_VU_DISCONNECTED,	/* it closed the connection */
 	VIRTQ_VU_REFUSED,	/* it broke the protocol and was cut off */
 	VIRTQ_VU_QUEUE_BROKEN,	/* it broke a ring */
+	VIRTQ_VU_NACKED,	/* it was refused one request and told so */
 };
 
 /**

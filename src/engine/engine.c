@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "base/shm.h"
+#include "mem/guard.h"
 
 #define ENTRIES_DEFAULT 256u
 #define ENTRIES_MAX 4096u
@@ -194,6 +195,11 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 	struct virtq_engine_queue *q, *next;
 	bool more = false;
 
+	if (UNLIKELY(guard_epoch() != e->guard_epoch)) {
+		e->guard_epoch = guard_epoch();
+		for (q = e->queues; q; q = q->next)
+			queue_check_memory(q);
+	}
 	for (q = e->queues; q; q = next) {
 		uint64_t before = q->stats.requests + q->in_flight;
 

@@ -141,6 +141,7 @@ struct virtq_engine {
 	uint32_t generation;		/* of the last cookie */
 	struct engine_slot *completed, **completed_end;
 	struct engine_msg *deferred;	/* set_map messages that wait for requests to end */
+	uint64_t guard_epoch;		/* when queue_check_memory() was last called */
 	bool turn_first;		/* something is under way or was seen: turn before arming */
 	bool quit;
 
@@ -183,6 +184,8 @@ bool queue_serve(struct virtq_engine_queue *q);
 void queue_finish(struct engine_slot *slot);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
+/* A peer has taken away memory: break the queue if it was its own. */
+void queue_check_memory(struct virtq_engine_queue *q);
 /* Let other threads see the counters. */
 void queue_show_stats(struct virtq_engine_queue *q);
 /* Replace an fd; the old one is closed once nothing uses it. */

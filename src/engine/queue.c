@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "base/shm.h"
+#include "mem/map.h"
+#include "ring/device.h"
 
 /* ---- Life --------------------------------------------------------------- */
 
@@ -154,6 +156,14 @@ static void break_queue(struct virtq_engine_queue *q)
 	q->broken = true;
 	if (q->fds[VIRTQ_FD_ERR] >= 0)
 		q->engine->io->signal(q->engine, q, VIRTQ_FD_ERR);
+}
+
+void queue_check_memory(struct virtq_engine_queue *q)
+{
+	if (q->broken || !map_lost(device_map(q->ring)))
+		return;
+	device_break(q->ring, VIRTQ_FAULT_RING_MEMORY, 0, 0);
+	break_queue(q);
 }
 
 bool queue_serve(struct virtq_engine_queue *q)

@@ -2,8 +2,11 @@
 /*
  * A peer that shares a file with us can make it shorter while we use it, and
  * the next access to a page that is gone raises SIGBUS. The handler here puts
- * a page of zeros in its place: the peer has spoiled its own rings and
- * buffers, and nobody else's.
+ * zeros in place of all that is behind it: the peer has spoiled its own rings
+ * and buffers, and nobody else's. One replacement reaches to the end of the
+ * mapping, so that a mapping never falls into more than two pieces, however
+ * many pages are touched; and whoever turns the peer's queues is told
+ * (guard_epoch()), so that they are not turned on at the cost of our memory.
  */
 #include "mem/guard.h"
 
@@ -24,14 +27,17 @@
 /* Written under the lock, read by the handler: end last when set, first when cleared. */
 struct watched {
 	uint64_t start, end;	/* end 0: free */
+	uint64_t unit;
+	bool lost;
 };
 
 static struct watched watched[WATCHED_MAX];
 static pthread_mutex_t watched_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
 static bool installed;
+static uint64_t epoch;
 
-int guard_watch(void *pages, size_t bytes)
+int guard_watch(void *pages, size_t bytes, size_t unit)
 {
 	int token = -1;
 
@@ -41,6 +47,8 @@ int guard_watch(void *pages, size_t bytes)
 			token = i;
 	if (token >= 0) {
 		shm_word_write(&watched[token].start, (uintptr_t)pages);
+		shm_word_write(&watched[token].unit, unit);
+		shm_flag_write(&watched[token].lost, false);
 		shm_fence_release();
 		shm_word_write(&watched[token].end, (uintptr_t)pages + bytes);
 	}
@@ -57,26 +65,49 @@ void guard_forget(int token)
 	pthread_mutex_unlock(&watched_lock);
 }
 
-static bool is_watched(uintptr_t address)
+bool guard_lost(int token)
+{
+	return token >= 0 && shm_flag_read(&watched[token].lost);
+}
+
+uint64_t guard_epoch(void)
+{
+	return shm_word_read(&epoch);
+}
+
+static struct watched *find(uintptr_t address)
 {
 	for (int i = 0; i < WATCHED_MAX; i++) {
 		uint64_t end = shm_word_read(&watched[i].end);
 
 		shm_fence_acquire();
 		if (end && address < end && address >= shm_word_read(&watched[i].start))
-			return true;
+			return &watched[i];
 	}
-	return false;
+	return NULL;
+}
+
+/* Zeros from the unit that holds @address to the end of what is watched. */
+static bool replace(struct watched *w, uintptr_t address)
+{
+	uint64_t start = shm_word_read(&w->start), unit = shm_word_read(&w->unit);
+	uint64_t from = start + (address - start) / unit * unit;
+
+	if (mmap((void *)(uintptr_t)from, (size_t)(shm_word_read(&w->end) - from),
+		 PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+		 -1, 0) == MAP_FAILED)
+		return false;
+	shm_flag_write(&w->lost, true);
+	shm_word_write(&epoch, shm_word_read(&epoch) + 1);
+	return true;
 }
 
 static void on_bus_error(int signal_number, siginfo_t *info, void *context)
 {
-	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
 	uintptr_t address = (uintptr_t)info->si_addr;
+	struct watched *w = info->si_code == BUS_ADRERR ? find(address) : NULL;
 
-	if (info->si_code == BUS_ADRERR && is_watched(address) &&
-	    mmap((void *)(address & ~(page - 1)), page, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+	if (w && replace(w, address))
 		return;
 
 	/* Not ours: whoever was there before decides, or the process ends as it would have. */

@@ -3,10 +3,21 @@
 #ifndef VIRTQ_MEM_GUARD_H
 #define VIRTQ_MEM_GUARD_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
-/* Watch over @bytes at @pages. Returns a token for guard_forget(), or -1 if there is no room. */
-int guard_watch(void *pages, size_t bytes);
+/*
+ * Watch over @bytes at @pages, which can be replaced in pieces of @unit bytes.
+ * Returns a token for the calls below, or -1 if there is no room.
+ */
+int guard_watch(void *pages, size_t bytes, size_t unit);
 void guard_forget(int token);
+
+/* Has a part of it been lost? */
+bool guard_lost(int token);
+
+/* Changes whenever any part of anything is lost: worth looking at guard_lost() then. */
+uint64_t guard_epoch(void);
 
 #endif

@@ -23,6 +23,9 @@ struct virtq_map {
 int map_fill(struct virtq_map *map, const struct virtq_region *regions, unsigned int count,
 	     struct virtq_error *err);
 
+/* Has a peer taken away memory that the map reaches (guard.h)? */
+bool map_lost(const struct virtq_map *map);
+
 /* The region that holds address @gpa, or NULL. */
 const struct virtq_region *map_find(const struct virtq_map *map, uint64_t gpa);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* Memory from the system: anonymous files, peers' files, and maps on the heap. */
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -22,17 +24,32 @@ struct virtq_mapping {
 	int guard;		/* token of guard_watch(), -1 for none */
 };
 
+/*
+ * The pieces in which @fd can be mapped: pages, or huge ones. Offsets are
+ * rounded down to it and lengths up, which munmap() of huge pages insists on.
+ */
+static uint64_t mapping_unit(int fd)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0 &&
+	    is_power_of_2((uint64_t)fs.f_bsize) && (uint64_t)fs.f_bsize > page)
+		return (uint64_t)fs.f_bsize;
+	return page;
+}
+
 /* Map @bytes at @offset_bytes of @fd, which the mapping takes over on success. */
 static int map_file(struct virtq_mapping **out, int fd, uint64_t offset_bytes, uint64_t bytes,
 		    unsigned int access, struct virtq_error *err)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	uint64_t lead = offset_bytes % page, end, total;
+	uint64_t unit = mapping_unit(fd);
+	uint64_t lead = offset_bytes % unit, end, total;
 	struct virtq_mapping *m;
 	int prot = PROT_READ;
 
 	if (!bytes || add_overflows(offset_bytes, bytes, &end) || end > INT64_MAX ||
-	    add_overflows(lead, bytes, &total) || total > SIZE_MAX - page)
+	    add_overflows(lead, bytes, &total) || total > SIZE_MAX - unit)
 		return error_set(err, -EINVAL,
 				 "a memory region of %llu bytes at file offset %llu cannot be",
 				 (unsigned long long)bytes, (unsigned long long)offset_bytes);
@@ -41,7 +58,7 @@ static int map_file(struct virtq_mapping **out, int fd, uint64_t offset_bytes, u
 		return error_set(err, -ENOMEM, "no memory for a mapping");
 	if (access & VIRTQ_ACCESS_WRITE)
 		prot |= PROT_WRITE;
-	m->pages_bytes = (size_t)align_up(total, page);
+	m->pages_bytes = (size_t)align_up(total, unit);
 	m->pages = mmap(NULL, m->pages_bytes, prot, MAP_SHARED, fd, (off_t)(offset_bytes - lead));
 	if (m->pages == MAP_FAILED) {
 		int code = -errno;
@@ -92,15 +109,16 @@ static bool sealed_against_shrinking(int fd)
 int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,
 		       uint64_t bytes, unsigned int access, struct virtq_error *err)
 {
-	uint64_t end;
+	uint64_t end, unit;
 	struct stat st;
 	int rc = 0;
 
 	if (fstat(fd, &st) < 0)
 		rc = error_set_errno(err, -errno, "cannot look at a shared memory file");
+	else if (!S_ISREG(st.st_mode))
+		rc = error_set(err, -EINVAL, "shared memory that is no regular file is not taken");
 	/* Touching a page behind the end of a file kills the process that does it. */
-	else if (S_ISREG(st.st_mode) && (add_overflows(offset_bytes, bytes, &end) ||
-					 end > (uint64_t)st.st_size))
+	else if (add_overflows(offset_bytes, bytes, &end) || end > (uint64_t)st.st_size)
 		rc = error_set(err, -EINVAL,
 			       "a memory region of %llu bytes at offset %llu reaches behind its file of %llu bytes",
 			       (unsigned long long)bytes, (unsigned long long)offset_bytes,
@@ -114,8 +132,10 @@ int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes
 	}
 	/* A child process has no business in a peer's memory. */
 	madvise((*out)->pages, (*out)->pages_bytes, MADV_DONTFORK);
-	if (!sealed_against_shrinking(fd))
-		(*out)->guard = guard_watch((*out)->pages, (*out)->pages_bytes);
+	/* A sealed file keeps its pages; huge ones may be missing all the same. */
+	unit = mapping_unit(fd);
+	if (!sealed_against_shrinking(fd) || unit > (uint64_t)sysconf(_SC_PAGESIZE))
+		(*out)->guard = guard_watch((*out)->pages, (*out)->pages_bytes, (size_t)unit);
 	return 0;
 }
 
@@ -147,6 +167,14 @@ uint64_t virtq_mapping_bytes(const struct virtq_mapping *mapping)
 int virtq_mapping_fd(const struct virtq_mapping *mapping)
 {
 	return mapping->fd;
+}
+
+bool map_lost(const struct virtq_map *map)
+{
+	for (uint32_t i = 0; i < map->count; i++)
+		if (map->regions[i].mapping && guard_lost(map->regions[i].mapping->guard))
+			return true;
+	return false;
 }
 
 static void release_map(struct virtq_map *map)

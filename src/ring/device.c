@@ -584,6 +584,11 @@ void virtq_device_disarm(struct virtq_device *q)
 		split_device_disarm(&q->split);
 }
 
+const struct virtq_map *device_map(const struct virtq_device *q)
+{
+	return q->use->map;
+}
+
 /* ---- Questions ---------------------------------------------------------- */
 
 const struct virtq_ring *virtq_device_ring(const struct virtq_device *q)

@@ -58,4 +58,7 @@ struct virtq_device {
 int device_break(struct virtq_device *q, enum virtq_fault_code code, uint32_t index,
 		 uint64_t value);
 
+/* What requests popped now come from. */
+const struct virtq_map *device_map(const struct virtq_device *q);
+
 #endif

@@ -138,7 +138,7 @@ const char *virtq_fault_text(enum virtq_fault_code code)
 	case VIRTQ_FAULT_INDIRECT_NEXT: return "indirect table in the middle of a list";
 	case VIRTQ_FAULT_INDIRECT_LENGTH: return "indirect table of an impossible length";
 	case VIRTQ_FAULT_ADDRESS: return "address outside the memory that may be used so";
-	case VIRTQ_FAULT_RING_MEMORY: return "ring outside the memory map";
+	case VIRTQ_FAULT_RING_MEMORY: return "ring or buffers in memory that is not there";
 	case VIRTQ_FAULT_USED_IDX: return "used index claims more than was in flight";
 	case VIRTQ_FAULT_USED_ID: return "used id names no buffer in flight";
 	case VIRTQ_FAULT_USED_LENGTH: return "used length exceeds what was writable";
