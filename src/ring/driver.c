@@ -381,6 +381,13 @@ ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t id, uint32_t len, 
 	return 0;
 }
 
+/* Buffers of the open batch that are not taken yet. */
+ALWAYS_INLINE uint64_t batch_left(const struct virtq_driver *q)
+{
+	return !q->batch_open ? 0 : q->chains[q->batch_last].serial -
+				    q->chains[q->oldest].serial + 1;
+}
+
 /* Take the oldest buffer of the open batch; those before its last are wholly used. */
 ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct virtq_completion *done,
 				   const enum ring_layout layout)
@@ -403,7 +410,8 @@ ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 
 	if (!LAYOUT_IS_PACKED(layout)) {
 		ready = split_driver_ready(&q->split);
-		if (UNLIKELY(ready > q->in_flight))
+		if (UNLIKELY(ready > q->in_flight ||
+			     (LAYOUT_IS_IN_ORDER(layout) && ready < batch_left(q))))
 			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
 					   (uint16_t)(q->split.used_seen + ready));
 		if (max > ready)

@@ -86,18 +86,30 @@ static int check_features(struct vuser_session *s, uint64_t features, struct vir
 
 static int set_features(struct vuser_session *s, struct vuser_msg *msg, struct virtq_error *err)
 {
-	uint64_t features = msg->payload.u64;
+	struct vuser_vring_before before[VUSER_QUEUES_MAX];
+	uint64_t features = msg->payload.u64, old = s->features;
+	bool old_known = s->features_known;
 	int rc = check_features(s, features, err);
 
 	if (rc)
 		return rc;
+	for (unsigned int i = 0; i < s->vring_count; i++)
+		vuser_vring_save(&s->vrings[i], &before[i]);
 	s->features = features;
 	s->features_known = true;
 	/* Acknowledging bit 30 disables nothing; not doing so enables all (VU-BE-012). */
 	if (!(features & BIT(VHOST_USER_F_PROTOCOL_FEATURES)))
 		for (unsigned int i = 0; i < s->vring_count; i++)
 			vuser_vring_set_enable(s, i, 1, NULL);
-	return settle_all(s, err);
+	rc = settle_all(s, err);
+	if (!rc)
+		return 0;
+	/* Who is told that it was refused goes on with what was agreed on before. */
+	for (unsigned int i = 0; i < s->vring_count; i++)
+		vuser_vring_undo(s, i, &before[i]);
+	s->features = old;
+	s->features_known = old_known;
+	return rc;
 }
 
 static int get_protocol_features(struct vuser_session *s, struct vuser_msg *msg,
@@ -397,6 +409,9 @@ static int answer(struct vuser_session *s, struct vuser_msg *msg, struct virtq_e
 			return rc;
 	} else if (acks && msg->header.flags & VHOST_USER_NEED_REPLY_MASK) {
 		s->reply.payload.u64 = rc ? 1 : 0;
+		/* The answer has no room for the reason. */
+		if (rc)
+			vuser_session_event(s, VIRTQ_VU_NACKED, -1, err->text);
 	} else {
 		return rc && may_pass_over(s, msg, rc) ? 0 : rc;
 	}

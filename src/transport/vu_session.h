@@ -36,9 +36,17 @@ struct vuser_vring {
 	bool kicked;
 	uint64_t desc_user, driver_user, device_user;
 	int kick_fd, call_fd, err_fd;	/* the client's, or -1 */
-	int broken_fd;			/* ours: the engine says that the ring broke */
+	int broken_fd;			/* ours: the engine says that the ring broke; -1 once told */
 	struct virtq_engine_queue *queue;	/* NULL while not turned */
 	struct virtq_device *device;
+};
+
+/* What a request that concerns all rings can have changed of one. */
+struct vuser_vring_before {
+	bool ran;
+	bool enabled;
+	bool base_known;
+	uint32_t base;
 };
 
 /* What queues did, over all clients. Survives sessions. */
@@ -109,6 +117,11 @@ int vuser_vring_settle(struct vuser_session *s, unsigned int i, struct virtq_err
 
 /* Finish what is in flight and turn the ring no more; its base says where to go on. */
 void vuser_vring_halt(struct vuser_session *s, unsigned int i, const char *why);
+
+/* Note how a ring is, and bring it back there: while the features are still the new ones. */
+void vuser_vring_save(const struct vuser_vring *v, struct vuser_vring_before *before);
+void vuser_vring_undo(struct vuser_session *s, unsigned int i,
+		      const struct vuser_vring_before *before);
 
 /* After a change of memory or addresses: go on under the new ones, or halt. */
 void vuser_vring_remap(struct vuser_session *s, unsigned int i);

@@ -105,6 +105,7 @@ int vuser_send(int fd, const struct vuser_msg *msg, uint64_t deadline_ns,
 static int collect_fds(struct vuser_receiver *rx, struct msghdr *in, struct virtq_error *err)
 {
 	bool late = false;
+	size_t came = 0;
 
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(in); c; c = CMSG_NXTHDR(in, c)) {
 		size_t count;
@@ -112,6 +113,7 @@ static int collect_fds(struct vuser_receiver *rx, struct msghdr *in, struct virt
 		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
 			continue;
 		count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		came += count;
 		for (size_t i = 0; i < count; i++) {
 			int fd;
 
@@ -124,6 +126,11 @@ static int collect_fds(struct vuser_receiver *rx, struct msghdr *in, struct virt
 			}
 		}
 	}
+	/* There was room for more than came: it is this process that could not take them. */
+	if (in->msg_flags & MSG_CTRUNC && came < VUSER_FDS_MAX)
+		return error_set(err, -EMFILE,
+				 "only %u of a message's descriptors could be taken; too many may be open here",
+				 (unsigned int)came);
 	if (in->msg_flags & MSG_CTRUNC)
 		return error_set(err, -EPROTO,
 				 "more file descriptors came with a message than can be taken");

@@ -38,7 +38,8 @@ int vuser_send(int fd, const struct vuser_msg *msg, uint64_t deadline_ns,
  *
  * Return: 1 once rx->msg is whole and passed the checks of vu_msg.h; 0 if more
  *	has to arrive; -EPIPE if the other side closed between two messages;
- *	-EPROTO with a sentence; or what recv says.
+ *	-EPROTO with a sentence; -EMFILE if this process has no room for the
+ *	descriptors that came; or what recv says.
  */
 int vuser_receive(struct vuser_receiver *rx, int fd, const struct vuser_msg *request,
 		  bool acked, struct virtq_error *err);

@@ -173,6 +173,22 @@ void vuser_stats_add(struct virtq_engine_stats *sum, const struct virtq_engine_s
 	sum->sleeps += more->sleeps;
 }
 
+/*
+ * The engine signals the client's error fd at once if the ring is broken, and
+ * @broken_fd no more. It can do so without blocking; this thread cannot: the
+ * client shares the open file, and may fill it and clear O_NONBLOCK (UNTRUSTED).
+ * Without a descriptor to spare the client misses its signal.
+ */
+static void hand_over_err_fd(struct vuser_vring *v)
+{
+	int copy;
+
+	if (duplicate(v->err_fd, &copy))
+		copy = -1;
+	if (virtq_engine_queue_set_fd(v->queue, VIRTQ_FD_ERR, copy))
+		put_fd(&copy);
+}
+
 /* VU-BE-020: when this returns, nothing of the ring is in flight any more. */
 static void take_from_engine(struct vuser_session *s, unsigned int i)
 {
@@ -180,6 +196,11 @@ static void take_from_engine(struct vuser_session *s, unsigned int i)
 	struct vuser_counter *counter = &s->counters->queue[i];
 	struct virtq_engine_stats final;
 
+	/* Not told yet that it broke: find out while there is an engine to signal with. */
+	if (v->broken_fd >= 0) {
+		virtq_engine_queue_enable(v->queue, 0);	/* cannot break any more */
+		hand_over_err_fd(v);
+	}
 	/* Under the lock, so that nobody reads a sum without this client in it. */
 	pthread_mutex_lock(&s->counters->lock);
 	counter->live = NULL;
@@ -201,6 +222,34 @@ void vuser_vring_halt(struct vuser_session *s, unsigned int i, const char *why)
 		return;
 	take_from_engine(s, i);
 	vuser_session_event(s, VIRTQ_VU_QUEUE_STOPPED, (int)i, why);
+}
+
+void vuser_vring_save(const struct vuser_vring *v, struct vuser_vring_before *before)
+{
+	*before = (struct vuser_vring_before){
+		.ran = v->queue != NULL, .enabled = v->enabled,
+		.base = v->base, .base_known = v->base_known,
+	};
+}
+
+void vuser_vring_undo(struct vuser_session *s, unsigned int i,
+		      const struct vuser_vring_before *before)
+{
+	struct vuser_vring *v = &s->vrings[i];
+
+	vuser_vring_set_enable(s, i, before->enabled, NULL);
+	if (before->ran)
+		return;
+	if (v->queue) {
+		uint32_t start = v->base_known ? v->base :
+				 ring_position_start(vuser_session_features(s));
+
+		vuser_vring_halt(s, i, "another queue could not start");
+		if (v->base != start)
+			return;	/* it worked in between: that is where to go on */
+	}
+	v->base = before->base;
+	v->base_known = before->base_known;
 }
 
 void vuser_vring_remap(struct vuser_session *s, unsigned int i)
@@ -333,7 +382,7 @@ int vuser_vring_set_fd(struct vuser_session *s, unsigned int i, enum virtq_engin
 
 	if (fd >= 0)
 		rc = check_notifier(fd, i, err);
-	/* The client's error fd is ours to signal; the engine signals broken_fd. */
+	/* The engine gets the client's error fd when the ring breaks; until then broken_fd. */
 	if (!rc && v->queue && which != VIRTQ_FD_ERR) {
 		rc = duplicate(fd, &copy);
 		if (!rc)
@@ -392,11 +441,10 @@ void vuser_vring_broke(struct vuser_session *s, unsigned int i)
 	 * again. A message there and back makes what it wrote ours to read.
 	 */
 	if (v->queue)
-		virtq_engine_queue_enable(v->queue, v->enabled);
+		hand_over_err_fd(v);
+	put_fd(&v->broken_fd);
 	fault = virtq_device_fault(v->device);
 	snprintf(text, sizeof(text), "%s (at %u: 0x%llx)", virtq_fault_text(fault.code),
 		 fault.index, (unsigned long long)fault.value);
-	if (v->err_fd >= 0)
-		virtq_notify_send(v->err_fd);
 	vuser_session_event(s, VIRTQ_VU_QUEUE_BROKEN, (int)i, text);
 }

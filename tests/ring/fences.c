@@ -198,7 +198,7 @@ static void drive(struct duel *d)
 
 struct mode {
 	const char *name;
-	bool packed, event_idx;
+	bool packed, event_idx, platform;
 };
 
 static struct mode modes[] = {
@@ -206,6 +206,9 @@ static struct mode modes[] = {
 	{ "split event index", false, true },
 	{ "packed flags", true, false },
 	{ "packed event index", true, true },
+	/* As for hardware: other barriers under the same letters. */
+	{ "split, platform", false, true, true },
+	{ "packed, platform", true, true, true },
 };
 
 struct result {
@@ -244,6 +247,8 @@ static struct result duel(const struct mode *mode, uint64_t rounds, time_t secon
 		f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
 	if (mode->event_idx)
 		f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
+	if (mode->platform)
+		f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
 	assert_int_equal(virtq_ring_shape(f, SIZE, &shape), 0);
 	region.host = zeroed(64);
 	d->cell = region.host;
@@ -332,6 +337,10 @@ int main(void)
 		  &modes[2] },
 		{ "no kick and no call is lost, packed event index", test_nothing_is_lost, NULL,
 		  NULL, &modes[3] },
+		{ "no kick and no call is lost, split, platform", test_nothing_is_lost, NULL, NULL,
+		  &modes[4] },
+		{ "no kick and no call is lost, packed, platform", test_nothing_is_lost, NULL,
+		  NULL, &modes[5] },
 	};
 
 	sched_getaffinity(0, sizeof(processors), &processors);

@@ -414,17 +414,18 @@ int main(void)
 {
 	struct matrix m = { 0 };
 
-	matrix_add(&m, "S-DEV-040 unpop", test_unpop, 0);
+	matrix_add(&m, "S-DEV-040 unpop", test_unpop, ALSO_IN_ORDER);
 	matrix_add(&m, "S-DEV-040 unpop among others", test_unpop_among_others, AT_LEAST_5);
 	matrix_add(&m, "a map in use stays", test_set_map_in_flight,
 		   AT_LEAST_5 | ONLY_DIRECT | NOT_HUGE);
 	matrix_add(&m, "the ring moves with the map", test_set_map_moves_the_ring, NOT_HUGE);
-	matrix_add(&m, "detach gives each token once", test_detach, AT_LEAST_2);
-	matrix_add(&m, "N-DEV-012 go on from a position", test_go_on_from_position, NOT_HUGE);
+	matrix_add(&m, "detach gives each token once", test_detach, AT_LEAST_2 | ALSO_IN_ORDER);
+	matrix_add(&m, "N-DEV-012 go on from a position", test_go_on_from_position,
+		   NOT_HUGE | ALSO_IN_ORDER);
 	matrix_add(&m, "P-DEV-022 a device goes on behind the driver",
 		   test_device_goes_on_behind_the_driver, AT_LEAST_5);
-	matrix_add(&m, "P-DEV-033 reset in mid-lap", test_reset, ONLY_NEW);
-	matrix_add(&m, "in the caller's memory", test_in_own_memory, ONLY_NEW);
+	matrix_add(&m, "P-DEV-033 reset in mid-lap", test_reset, ONLY_NEW | ALSO_IN_ORDER);
+	matrix_add(&m, "in the caller's memory", test_in_own_memory, ONLY_NEW | ALSO_IN_ORDER);
 	matrix_add(&m, "long chains wait", test_long_chains_wait, AT_LEAST_256);
 	return matrix_run(&m, "a queue's life");
 }

@@ -479,6 +479,67 @@ static void test_idle(void **state)
 	rig_close(&r);
 }
 
+/* ---- Notification data --------------------------------------------------- */
+
+/* N-DRV-023: split: index bits 0-14, and bit 15 as the wrap bit. */
+static void test_kick_data_split(void **state)
+{
+	static const struct shape shape = {
+		.size = 8, .moved = true, .start = 0x7ffe, .notification_data = true,
+	};
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, &shape, RIG_BOTH);
+	rig_send(&r, 1);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 7), 0x7fff0007);
+	rig_send(&r, 2);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 0xabcd), 0x8001abcd);
+	/* N-DRV-025: a kick repeated says the same; what is only staged is not said. */
+	assert_int_equal(rig_add(&r, RIG_WRITABLE_GPA, 1, true, token_of(9)), 1);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 0xabcd), 0x8001abcd);
+	rig_close(&r);
+}
+
+/* N-DRV-024: packed: slot and wrap of the next descriptor not offered; N=3 full: 0, 0. */
+static void test_kick_data_packed(void **state)
+{
+	static const struct shape shape = {
+		.packed = true, .size = 3, .notification_data = true,
+	};
+	static const uint32_t next[] = { 0x8001, 0x8002, 0x0000, 0x0001, 0x0002, 0x8000 };
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, &shape, RIG_BOTH);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 5), 0x80000005);
+	for (uint32_t i = 0; i < 6; i++) {
+		rig_send(&r, 1);
+		assert_int_equal(virtq_driver_kick_data(r.driver, 5), next[i] << 16 | 5);
+		rig_serve(&r, 1);
+		rig_collect(&r, 1);
+		assert_int_equal(virtq_driver_kick_data(r.driver, 5), next[i] << 16 | 5);
+	}
+	assert_int_equal(rig_add(&r, RIG_WRITABLE_GPA, 1, true, token_of(0)), 1);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 5), 0x80000005);
+	virtq_driver_publish(r.driver);
+	rig_send(&r, 2);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 5), 0x00000005);
+	rig_close(&r);
+}
+
+/* N-DRV-026: without the feature, the queue's number and nothing more. */
+static void test_kick_data_without(void **state)
+{
+	const struct shape *shape = *state;
+	struct rig r;
+
+	rig_open(&r, shape, RIG_BOTH);
+	rig_send(&r, 1);
+	assert_int_equal(virtq_driver_kick_data(r.driver, 0xbeef), 0xbeef);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	struct matrix m = { 0 };
@@ -492,14 +553,18 @@ int main(void)
 	matrix_add_one(&m, "N-DRV-017 packed arm writes slot and wrap",
 		       test_packed_arm_writes_position);
 	matrix_add_one(&m, "S-DEV-038 areas without event words", test_areas_without_event_words);
-	matrix_add(&m, "N-DRV-001 N-DEV-001 N-DRV-015 words stay legal", test_words_stay_legal, 0);
+	matrix_add(&m, "N-DRV-001 N-DEV-001 N-DRV-015 words stay legal", test_words_stay_legal, ALSO_IN_ORDER);
 	matrix_add(&m, "N-DRV-006 N-DEV-006 flags decide", test_flags_decide_without_event_idx,
 		   ONLY_NO_EVENT);
 	matrix_add(&m, "N-DRV-009 N-DEV-009 flag ignored", test_flag_ignored_with_event_idx,
 		   ONLY_SPLIT | ONLY_EVENT);
-	matrix_add(&m, "N-DRV-002 N-DEV-002 disarm and arm", test_disarm_and_arm, 0);
+	matrix_add(&m, "N-DRV-002 N-DEV-002 disarm and arm", test_disarm_and_arm, ALSO_IN_ORDER);
 	matrix_add(&m, "N-DRV-012 N-DEV-014 what slips in is seen",
-		   test_rearm_sees_what_slipped_in, 0);
+		   test_rearm_sees_what_slipped_in, ALSO_IN_ORDER);
 	matrix_add(&m, "N-DRV-005 N-DEV-005 idle", test_idle, 0);
+	matrix_add_one(&m, "N-DRV-023 N-DRV-025 kick data, split", test_kick_data_split);
+	matrix_add_one(&m, "N-DRV-024 N-DRV-025 kick data, packed", test_kick_data_packed);
+	matrix_add(&m, "N-DRV-026 kick data without the feature", test_kick_data_without,
+		   NOT_HUGE);
 	return matrix_run(&m, "notifications");
 }

@@ -22,6 +22,12 @@ struct virtq_features shape_features(const struct shape *shape)
 		f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
 	if (shape->indirect)
 		f = virtq_features_with(f, VIRTIO_F_INDIRECT_DESC);
+	if (shape->in_order)
+		f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
+	if (shape->platform)
+		f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
+	if (shape->notification_data)
+		f = virtq_features_with(f, VIRTIO_F_NOTIFICATION_DATA);
 	return f;
 }
 
@@ -412,12 +418,12 @@ void snapshot_same(struct rig *r, struct snapshot *s)
 static const uint32_t split_sizes[] = { 1, 2, 256, 32768 };
 static const uint32_t packed_sizes[] = { 1, 2, 3, 5, 256, 32768 };
 
-static struct shape shapes[80];
+static struct shape shapes[160];
 static size_t shape_count;
 
 static void shapes_fill(void)
 {
-	for (unsigned int bits = 0; bits < 16; bits++) {
+	for (unsigned int bits = 0; bits < 32; bits++) {
 		bool packed = bits & 1;
 		size_t sizes = packed ? 6 : 4;
 
@@ -428,11 +434,13 @@ static void shapes_fill(void)
 			s->event_idx = bits & 2;
 			s->indirect = bits & 4;
 			s->moved = bits & 8;
+			s->in_order = bits & 16;
 			s->size = packed ? packed_sizes[i] : split_sizes[i];
 			s->start = !s->moved ? 0 : packed ? s->size / 2 : 65533;
-			snprintf(s->name, sizeof(s->name), "%s %u%s%s%s",
+			snprintf(s->name, sizeof(s->name), "%s %u%s%s%s%s",
 				 packed ? "packed" : "split", s->size,
 				 s->event_idx ? " event" : "", s->indirect ? " indirect" : "",
+				 s->in_order ? " in order" : "",
 				 !s->moved ? "" : packed ? " mid-lap" : " from 65533");
 		}
 	}
@@ -445,7 +453,8 @@ static bool allowed(const struct shape *s, unsigned int only)
 		 (only & ONLY_INDIRECT && !s->indirect) || (only & ONLY_DIRECT && s->indirect) ||
 		 (only & ONLY_NEW && s->moved) || (only & NOT_HUGE && s->size > 256) ||
 		 (only & AT_LEAST_2 && s->size < 2) || (only & AT_LEAST_5 && s->size < 5) ||
-		 (only & AT_LEAST_256 && s->size < 256));
+		 (only & AT_LEAST_256 && s->size < 256) ||
+		 (!(only & ALSO_IN_ORDER) && s->in_order) || (only & 4096u && !s->in_order));
 }
 
 static void add_test(struct matrix *m, char *name, CMUnitTestFunction fn, struct shape *shape)

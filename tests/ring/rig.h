@@ -34,7 +34,8 @@
 /* ---- One shape of ring -------------------------------------------------- */
 
 struct shape {
-	bool packed, event_idx, indirect;
+	bool packed, event_idx, indirect, in_order;
+	bool platform, notification_data;	/* outside the table: a program's own shapes */
 	uint32_t size;
 	/*
 	 * Where the ring stands when the ends are made: 0 for a new ring, else
@@ -167,6 +168,8 @@ void snapshot_same(struct rig *r, struct snapshot *s);
 #define AT_LEAST_2 256u
 #define AT_LEAST_5 512u
 #define AT_LEAST_256 1024u
+#define ALSO_IN_ORDER 2048u	/* IN_ORDER too; without it none of those */
+#define ONLY_IN_ORDER (4096u | ALSO_IN_ORDER)
 
 struct matrix {
 	struct CMUnitTest *tests;
