@@ -26,12 +26,15 @@
 #define COPY_MEMORY_BYTES_MAX ((uint64_t)4 << 30)
 #define COPY_PAGE_BYTES 4096u
 #define COPY_BATCH 32
+#define COPY_TIMEOUT_S 30
+#define COPY_TIMEOUT_S_MAX 1000000
 
 struct copy_options {
 	enum disk_layout layout;
 	unsigned int depth;
 	uint32_t block_bytes;		/* 0 if none was given */
 	uint32_t queue_size;		/* 0 to choose */
+	unsigned int timeout_s;		/* 0 to wait for ever */
 	bool json;
 	bool help;
 };
@@ -65,6 +68,7 @@ static const char copy_help[] =
 	"  --depth N           requests in flight, 1 to 1024 [32]\n"
 	"  --block-size BYTES  bytes in a request, 512 to 64M, a multiple of 512 [256K]\n"
 	"  --queue-size N      entries in a queue, 4 to 32768 [chosen by the depth]\n"
+	"  --timeout SECONDS   fail if a device is stuck for so long; 0: never [30]\n"
 	"  --json              print the figures as one JSON object\n"
 	"  -h, --help          print this and exit\n"
 	"\n"
@@ -81,7 +85,8 @@ static const char copy_help[] =
 /* ---- Options. ---- */
 
 enum {
-	OPT_LAYOUT = OPTIONS_FIRST, OPT_DEPTH, OPT_BLOCK_SIZE, OPT_QUEUE_SIZE, OPT_JSON,
+	OPT_LAYOUT = OPTIONS_FIRST, OPT_DEPTH, OPT_BLOCK_SIZE, OPT_QUEUE_SIZE, OPT_TIMEOUT,
+	OPT_JSON,
 };
 
 static const struct option copy_longs[] = {
@@ -89,6 +94,7 @@ static const struct option copy_longs[] = {
 	{ "depth", required_argument, NULL, OPT_DEPTH },
 	{ "block-size", required_argument, NULL, OPT_BLOCK_SIZE },
 	{ "queue-size", required_argument, NULL, OPT_QUEUE_SIZE },
+	{ "timeout", required_argument, NULL, OPT_TIMEOUT },
 	{ "json", no_argument, NULL, OPT_JSON },
 	{ "help", no_argument, NULL, 'h' },
 	{ NULL, 0, NULL, 0 },
@@ -124,6 +130,10 @@ static bool copy_option(struct copy_options *o, int opt)
 		good = options_number("queue-size", optarg, 4, 32768, &value);
 		o->queue_size = (uint32_t)value;
 		break;
+	case OPT_TIMEOUT:
+		good = options_number("timeout", optarg, 0, COPY_TIMEOUT_S_MAX, &value);
+		o->timeout_s = (unsigned int)value;
+		break;
 	case OPT_JSON:
 		o->json = true;
 		break;
@@ -138,7 +148,7 @@ static int copy_parse(struct copy_options *o, int argc, char **argv)
 {
 	int opt;
 
-	*o = (struct copy_options){ .depth = 32 };
+	*o = (struct copy_options){ .depth = 32, .timeout_s = COPY_TIMEOUT_S };
 	while ((opt = options_next(argc, argv, copy_longs)) != OPTIONS_END) {
 		if (opt == OPTIONS_BAD || !copy_option(o, opt))
 			return REPORT_USAGE;
@@ -194,6 +204,7 @@ static int copy_choose_block(struct copy *c, struct virtq_error *err)
 
 static int copy_setup(struct copy *c, struct virtq_error *err)
 {
+	struct disk *const disks[] = { c->source.disk, c->target.disk };
 	unsigned int slots = c->options->depth, i;
 	int rc = copy_choose_block(c, err);
 
@@ -210,6 +221,9 @@ static int copy_setup(struct copy *c, struct virtq_error *err)
 	for (i = 0; i < slots; i++)
 		c->idle[c->idle_count++] = slots - 1 - i;
 	rc = virtq_mapping_create(&c->data, (uint64_t)slots * c->slot_bytes, err);
+	for (i = 0; i < 2; i++)
+		if (disks[i])
+			disk_set_timeout(disks[i], c->options->timeout_s);
 	if (rc == 0 && c->source.disk)
 		rc = disk_start(c->source.disk, c->data, slots, c->slot_bytes,
 				c->options->queue_size, err);
@@ -233,12 +247,23 @@ static void copy_slot_done(struct copy *c, unsigned int index)
 	c->idle[c->idle_count++] = index;
 }
 
+/* Before the first change to the target: until then a source that fails has cost nothing. */
+static int copy_change_target(struct copy *c, struct virtq_error *err)
+{
+	if (c->begun)
+		return 0;
+	c->begun = true;
+	return endpoint_clear(&c->target, err);
+}
+
 /* Its bytes have come from the source. */
 static int copy_slot_filled(struct copy *c, unsigned int index, struct virtq_error *err)
 {
 	const struct copy_slot *s = &c->slot[index];
-	int rc;
+	int rc = copy_change_target(c, err);
 
+	if (rc < 0)
+		return rc;
 	if (c->target.disk) {
 		disk_prepare(c->target.disk, index, VIRTIO_BLK_T_OUT, s->offset, s->len);
 		return 0;
@@ -411,12 +436,12 @@ static int copy_run(struct copy *c, struct virtq_error *err)
 	if (rc < 0)
 		return rc;
 	progress_start(&c->progress, c->source.bytes);
-	c->begun = true;
-	rc = endpoint_clear(&c->target, err);
-	if (rc == 0)
-		rc = copy_all(c, err);
+	rc = copy_all(c, err);
 	if (rc == 0)
 		rc = endpoint_check_size(&c->source, err);
+	/* All of it may have been holes. */
+	if (rc == 0)
+		rc = copy_change_target(c, err);
 	if (rc == 0)
 		rc = endpoint_finish(&c->target, c->source.bytes, err);
 	progress_end(&c->progress);
@@ -458,8 +483,10 @@ int copy_main(int argc, char **argv)
 	if (rc == 0)
 		rc = copy_run(&c, &err);
 	if (rc < 0) {
-		status = report_failure("%s%s%s", err.text, c.begun ? "; incomplete now: " : "",
-					c.begun ? c.target.name : "");
+		bool incomplete = c.begun || (c.target.made && c.target.fd >= 0);
+
+		status = report_failure("%s%s%s", err.text, incomplete ? "; incomplete now: " : "",
+					incomplete ? c.target.name : "");
 	} else {
 		copy_print(&c, progress_seconds(&c.progress));
 		if (c.target.disk && !disk_can_flush(c.target.disk))

@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <virtq/virtq.h>
@@ -23,6 +24,8 @@
 #define DISK_BATCH 32
 #define DISK_TIMEOUT_MS 10000
 #define DISK_WAIT_MS 200
+/* A flush is one request, and may have gigabytes to write. */
+#define DISK_FLUSH_PATIENCE 10
 
 /* The part of a request that the device sees beside the data, on its own cache line. */
 struct disk_record {
@@ -36,6 +39,7 @@ struct disk_slot {
 	uint32_t type;
 	uint32_t len;
 	uint64_t offset_bytes;
+	uint64_t age;		/* in the order of preparation; 0 when idle */
 	uint16_t readable, writable;
 	struct virtq_seg *segs;
 };
@@ -61,6 +65,9 @@ struct disk {
 	unsigned int *waiting;			/* prepared, not yet in the ring: a circle */
 	unsigned int waiting_first, waiting_count;
 	unsigned int busy;
+	uint64_t prepared;			/* ever, to tell the oldest request */
+	uint64_t timeout_ns;			/* 0 to wait for ever */
+	uint64_t waited_ns;			/* since something was completed */
 	struct disk_stats stats;
 };
 
@@ -370,6 +377,7 @@ void disk_prepare(struct disk *d, unsigned int slot, uint32_t type, uint64_t off
 	s->type = type;
 	s->len = len;
 	s->offset_bytes = offset_bytes;
+	s->age = ++d->prepared;
 	virtq_blk_header(&record->header, type, offset_bytes / VIRTQ_BLK_SECTOR_BYTES);
 	record->status = 0xff;		/* no status of the standard's: shows one never written */
 
@@ -393,7 +401,7 @@ static int disk_broken(const struct disk *d, struct virtq_error *err)
 int disk_push(struct disk *d, struct virtq_error *err)
 {
 	struct virtq_buffer bufs[DISK_BATCH];
-	bool staged = false;
+	bool staged = false, idle = d->busy == d->waiting_count;
 	int rc = 0, i;
 
 	while (d->waiting_count) {
@@ -418,6 +426,8 @@ int disk_push(struct disk *d, struct virtq_error *err)
 		if (rc < n)
 			break;
 	}
+	if (idle && staged)
+		d->waited_ns = 0;
 	/* A full ring is no error: the rest goes when something has come back. */
 	if (rc == -EBADMSG)
 		return disk_broken(d, err);
@@ -480,10 +490,12 @@ int disk_reap(struct disk *d, unsigned int *slots, unsigned int max, struct virt
 	if (n < 0)
 		return disk_broken(d, err);
 	for (i = 0; i < n; i++) {
-		const struct disk_slot *s = done[i].token;
+		struct disk_slot *s = done[i].token;
 
 		slots[i] = (unsigned int)(s - d->slot);
+		s->age = 0;
 		d->busy--;
+		d->waited_ns = 0;
 		rc = disk_check(d, slots[i], done[i].written, err);
 		if (rc < 0)
 			return rc;
@@ -497,6 +509,46 @@ unsigned int disk_busy(const struct disk *d)
 }
 
 /* ---- Waiting. ---- */
+
+void disk_set_timeout(struct disk *d, unsigned int seconds)
+{
+	d->timeout_ns = (uint64_t)seconds * 1000000000;
+}
+
+static uint64_t disk_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * @ns more have been waited. Only that counts: while this program did other
+ * things, or was stopped, nobody looked for what the device might have done.
+ */
+static int disk_check_timeout(struct disk *d, uint64_t ns, struct virtq_error *err)
+{
+	const struct disk_slot *oldest = NULL;
+	uint64_t limit_ns = d->timeout_ns;
+	unsigned int i;
+
+	d->waited_ns += ns;
+	for (i = 0; i < d->slots; i++)
+		if (d->slot[i].age && (!oldest || d->slot[i].age < oldest->age))
+			oldest = &d->slot[i];
+	if (oldest && oldest->type == VIRTIO_BLK_T_FLUSH)
+		limit_ns *= DISK_FLUSH_PATIENCE;
+	if (!oldest || !limit_ns || d->waited_ns < limit_ns || virtq_driver_arm(d->queue))
+		return 0;
+	if (oldest->type == VIRTIO_BLK_T_FLUSH)
+		return report_into(err, -ETIMEDOUT, "%s has not flushed for %llu s", d->name,
+				   (unsigned long long)(d->waited_ns / 1000000000));
+	return report_into(err, -ETIMEDOUT,
+			   "%s has completed nothing for %llu s; the oldest of %u requests in flight is at sector %llu",
+			   d->name, (unsigned long long)(d->waited_ns / 1000000000), d->busy,
+			   (unsigned long long)(oldest->offset_bytes / VIRTQ_BLK_SECTOR_BYTES));
+}
 
 static int disk_check_alive(struct disk *const *disks, unsigned int count,
 			    struct virtq_error *err)
@@ -519,7 +571,8 @@ static int disk_check_alive(struct disk *const *disks, unsigned int count,
 int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error *err)
 {
 	struct pollfd polls[2];
-	int ready = 0, rc = 0;
+	uint64_t begun_ns = 0, ns = 0;
+	int ready = 0, rc = 0, late = 0;
 	unsigned int i;
 
 	for (i = 0; i < count && i < 2; i++) {
@@ -532,9 +585,13 @@ int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error 
 		ready |= virtq_driver_arm(d->queue);
 	}
 	if (!ready) {
+		begun_ns = disk_now_ns();
 		rc = poll(polls, i, DISK_WAIT_MS);
 		if (rc < 0 && errno != EINTR)
 			return report_into_errno(err, -errno, "cannot wait for a call");
+		ns = disk_now_ns() - begun_ns;
+		if (ns > 2 * DISK_WAIT_MS * 1000000ull)
+			ns = 2 * DISK_WAIT_MS * 1000000ull;
 	}
 	for (i = 0; i < count && i < 2; i++) {
 		if (polls[i].fd < 0)
@@ -543,8 +600,12 @@ int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error 
 			virtq_notify_clear(polls[i].fd);
 			disks[i]->stats.calls++;
 		}
+		if (ns && late == 0)
+			late = disk_check_timeout(disks[i], ns, err);
 		virtq_driver_disarm(disks[i]->queue);
 	}
+	if (late < 0)
+		return late;
 	return !ready && rc == 0 ? disk_check_alive(disks, count, err) : 0;
 }
 

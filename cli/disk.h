@@ -75,10 +75,13 @@ int disk_reap(struct disk *d, unsigned int *slots, unsigned int max, struct virt
 /* Requests prepared and not reaped. */
 unsigned int disk_busy(const struct disk *d);
 
+/* How long a device may complete nothing of what it was given; 0, as at first, for ever. */
+void disk_set_timeout(struct disk *d, unsigned int seconds);
+
 /*
  * Wait until one of the @count disks, of which NULLs are none, has something to
  * reap; but at most 200 ms. Tells by an error if a device with requests in
- * flight has gone.
+ * flight has gone, or has completed nothing for too long.
  */
 int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error *err);
 

@@ -153,18 +153,26 @@ static int endpoint_open_target_disk(struct endpoint *e, const char *socket,
 static int endpoint_open_target_file(struct endpoint *e, const struct endpoint *source,
 				     struct virtq_error *err)
 {
+	int flags = O_WRONLY | O_CREAT | O_CLOEXEC;
 	struct stat st;
 	int rc;
 
-	if (stat(e->name, &st) == 0) {
+	e->made = stat(e->name, &st) < 0;
+	if (!e->made) {
 		rc = endpoint_check_kind(e, &st, err);
 		if (rc < 0)
 			return rc;
 		if (endpoint_same(e, source))
 			return report_into(err, -EINVAL, "%s and %s are the same", source->name,
 					   e->name);
+		/* Of a block device it means that nobody has mounted it, or lives on it else. */
+		if (!e->regular)
+			flags = O_WRONLY | O_EXCL | O_CLOEXEC;
 	}
-	e->fd = open(e->name, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	e->fd = open(e->name, flags, 0666);
+	if (e->fd < 0 && errno == EBUSY)
+		return report_into(err, -EBUSY, "%s is in use: it is mounted, or part of another device",
+				   e->name);
 	if (e->fd < 0 || fstat(e->fd, &st) < 0)
 		return report_into_errno(err, -errno, "cannot open %s for writing", e->name);
 	rc = endpoint_check_kind(e, &st, err);

@@ -24,6 +24,7 @@ struct endpoint {
 	struct disk *disk;	/* NULL for files */
 	int fd;			/* -1 for disks */
 	bool regular;		/* a file that can have holes */
+	bool made;		/* a target that was not there before */
 	uint64_t bytes;		/* of a target: what it can hold */
 	dev_t dev;
 	ino_t ino;

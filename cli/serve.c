@@ -13,6 +13,7 @@
 
 #include <virtq/virtq.h>
 
+#include "nofile.h"
 #include "options.h"
 #include "report.h"
 #include "size.h"
@@ -21,6 +22,14 @@
 #define SERVE_THREADS_MAX 64
 /* Covers the time between a client's requests at depth 1; a sleep costs more than that. */
 #define SERVE_SPIN_US 32
+
+/*
+ * Descriptors that one client can make us hold: for each queue, for each memory
+ * region (GET_MAX_MEM_SLOTS of them) its file, and all else.
+ */
+#define SERVE_QUEUE_FDS 7
+#define SERVE_MEMORY_FDS 256
+#define SERVE_OTHER_FDS 64
 
 enum serve_layout { SERVE_ANY, SERVE_SPLIT, SERVE_PACKED };
 
@@ -291,6 +300,8 @@ static void serve_on_event(void *arg, enum virtq_vhost_user_event event, int que
 		report_note("client %u came", s->clients);
 	else if (event == VIRTQ_VU_DISCONNECTED)
 		report_note("client %u went", s->clients);
+	else if (event == VIRTQ_VU_NACKED)
+		report_note("client %u was refused a request%s%s", s->clients, colon, text);
 }
 
 /* The listening socket: our own at a path, or one that was handed over. */
@@ -362,6 +373,11 @@ static int serve_open(struct serve *s, struct virtq_error *err)
 	unsigned int threads = o->threads < o->blk.queues ? o->threads : o->blk.queues;
 	int rc;
 
+	/* Now, for a queue that fails to start later is one that a client sees dead. */
+	rc = limits_want_descriptors(o->blk.queues * SERVE_QUEUE_FDS + SERVE_MEMORY_FDS +
+				     SERVE_OTHER_FDS, err);
+	if (rc < 0)
+		return rc;
 	/* Clients share files with us that they can shorten at any time. */
 	rc = virtq_guard_install(err);
 	if (rc < 0)

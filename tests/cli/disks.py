@@ -120,6 +120,59 @@ def test_written_zeros_become_holes():
     check(digest("i") == digest("o") and allocated("o") <= 64 << 10, allocated("o"))
 
 
+def test_one_byte_at_the_end_of_a_page_is_no_hole():
+    with open("i", "wb") as f:
+        for lead in 4095, 0, 511, 4094, 1:
+            f.write((b"\0" * lead + b"x").ljust(4096, b"\0"))
+        f.write(b"\0" * 99 + b"x")  # the last page is not whole
+    good("copy", "i", "o")
+    check(digest("i") == digest("o"))
+
+
+def test_all_hole_empties_what_the_target_held():
+    make_image("o", 2 * MIB, seed=24, holes=False)
+    with open("i", "wb") as f:
+        f.truncate(MIB)
+    good("copy", "i", "o")
+    check(digest("i") == digest("o") and allocated("o") == 0)
+
+
+def test_written_device_is_flushed_at_the_end():
+    make_image("i", MIB, seed=25, holes=False)
+    for layout in LAYOUTS:
+        make_image("served", MIB, seed=26)
+        with Server("served") as server:
+            good("copy", "--layout", layout, "--block-size", "256K", "i", server.url)
+            check(server.stop() == 0, server.said())
+            # Four writes and one FLUSH.
+            check("served 1 client: 5 requests (0 malformed, 0 failed)" in server.said(),
+                  server.said())
+
+
+def test_block_device_that_is_in_use_is_no_target():
+    make_image("i", MIB, seed=27)
+    make_image("back", 2 * MIB, seed=28)
+    want = digest("back")
+    try:
+        made = subprocess.run(["losetup", "-f", "--show", "back"], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Skip("there is no losetup here")
+    if made.returncode:
+        raise Skip("no loop device can be had here: " + made.stderr.strip())
+    loop = made.stdout.strip()
+    try:
+        # What mounting does: claim it for oneself.
+        claim = os.open(loop, os.O_RDWR | os.O_EXCL)
+        refused(1, loop + " is in use", "copy", "i", loop)
+        os.close(claim)
+        check(digest("back") == want, "written all the same")
+        good("copy", "i", loop)
+        with open("i", "rb") as i, open("back", "rb") as back:
+            check(i.read() == back.read(MIB))
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
 def test_holes_of_a_file_overwrite_what_a_device_held():
     make_image("served", 4 * MIB, seed=10, holes=False)
     with open("i", "wb") as f:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -131,6 +132,88 @@ def test_failed_read_names_the_sector():
             check("at sector 4096: IOERR (1)" in result.err, result.err)
             os.truncate("served", 4 * MIB)
             good("copy", server.url, "o")
+
+
+def test_source_that_fails_at_once_leaves_the_target_as_it_was():
+    make_image("served", 4 * MIB, holes=False)
+    make_image("o", 2 * MIB, seed=2, holes=False)
+    want = digest("o")
+    with Server("served") as server:
+        os.truncate("served", 0)
+        result = refused(1, "at sector 0: IOERR", "copy", server.url, "o", "--depth", 1)
+        check(digest("o") == want and "incomplete" not in result.err, result.err)
+        result = refused(1, "at sector 0: IOERR", "copy", server.url, "new", "--depth", 1)
+        check("incomplete now: new" in result.err, result.err)
+        os.truncate("served", 4 * MIB)
+        good("copy", server.url, "o")
+    check(digest("served") == digest("o"))
+
+
+def test_source_that_grows_during_a_copy():
+    make_image("i", 16 * MIB, holes=False)
+    make_image("served", 32 * MIB)
+    with Server("served") as server:
+        copy = slow_copy("i", server.url)
+        wait_until("the client", lambda: "came" in server.said())
+        os.truncate("i", 24 * MIB)
+        check(copy.poll() is None, "the copy was too fast to be disturbed")
+        err = copy.communicate(timeout=60)[1]
+        check(copy.returncode == 1 and "i has changed its size" in err, copy.returncode, err)
+        check("incomplete" in err and err.count("\n") == 1, err)
+
+
+def play_stuck_back_end(listening):
+    """A disk of 1 MiB that answers all messages and never looks at its ring."""
+    answers = {
+        1: struct.pack("<Q", 1 << 32 | 1 << 30 | 1 << 9),  # GET_FEATURES: FLUSH among them
+        15: struct.pack("<Q", 1 << 9 | 1 << 3),  # GET_PROTOCOL_FEATURES: CONFIG, REPLY_ACK
+    }
+    with listening.accept()[0] as client:
+        while len(header := client.recvmsg(12, 4096)[0]) == 12:
+            request, flags, size = struct.unpack("<III", header)
+            payload = client.recv(size, socket.MSG_WAITALL) if size else b""
+            if request == 24:  # GET_CONFIG
+                answer = payload[:12] + struct.pack("<Q", 2048).ljust(size - 12, b"\0")
+            elif request == 11:  # GET_VRING_BASE
+                answer = payload
+            elif request in answers:
+                answer = answers[request]
+            elif flags & 8:  # an acknowledgement was asked for
+                answer = struct.pack("<Q", 0)
+            else:
+                continue
+            client.sendall(struct.pack("<III", request, 5, len(answer)) + answer)
+
+
+def test_back_end_that_completes_nothing():
+    make_image("i", MIB, holes=False)
+    make_image("o", MIB, seed=2)
+    want = digest("o")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("s")
+        listening.listen()
+        for names in ("vhost-user:s", "o"), ("i", "vhost-user:s"):
+            player = threading.Thread(target=play_stuck_back_end, args=(listening,))
+            player.start()
+            began = time.monotonic()
+            result = refused(1, "vhost-user:s has completed nothing for 1 s", "copy",
+                             "--timeout", 1, *names)
+            check(1 <= time.monotonic() - began < 5, time.monotonic() - began)
+            check("is at sector 0" in result.err, result.err)
+            player.join()
+        check(digest("o") == want, "a target was changed before there was anything to write")
+        player = threading.Thread(target=play_stuck_back_end, args=(listening,))
+        player.start()
+        patient = slow_copy("--timeout", "0", "vhost-user:s", "o")
+        try:
+            patient.wait(timeout=2)
+            check(False, "it did not wait for ever:", patient.stderr.read())
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            patient.kill()
+            patient.communicate()
+            player.join()
 
 
 def test_server_that_is_killed_during_a_copy():

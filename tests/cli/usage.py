@@ -3,10 +3,11 @@
 """The command line: help, version, and one sentence for everything that is wrong with it."""
 import json
 import os
+import resource
 import socket
 import sys
 
-from rig import VIRTQ, cases_of, check, good, make_image, refused, run_cases, virtq
+from rig import VIRTQ, Server, Skip, cases_of, check, good, make_image, refused, run_cases, virtq
 
 
 def test_alone_it_prints_short_help_and_exits_2():
@@ -83,6 +84,9 @@ def test_copy_options_that_make_no_sense():
     refused(2, "512 to", "copy", "a", "b", "--block-size", 511)
     refused(2, "multiple of 512", "copy", "a", "b", "--block-size", 513)
     refused(2, "4 to 32768", "copy", "a", "b", "--queue-size", 3)
+    refused(2, "4 to 32768", "copy", "a", "b", "--queue-size", 3, "--layout", "packed")
+    refused(2, "0 to 1000000", "copy", "a", "b", "--timeout", 1000001)
+    refused(2, "whole number", "copy", "a", "b", "--timeout", "soon")
     refused(2, "power of two", "copy", "a", "b", "--queue-size", 24, "--layout", "split")
     refused(2, "auto, split or packed", "copy", "a", "b", "--layout", "any")
 
@@ -108,6 +112,25 @@ def test_images_that_cannot_be_served():
     make_image("odd", 1000)
     refused(1, "512", *words, "--image", "odd")
     check(not os.path.exists("s"), "a socket was left behind")
+
+
+def test_limit_of_open_files_is_raised_for_the_queues_or_refused():
+    make_image("i", 1 << 16)
+    needed = 256 * 7 + 256 + 64
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < needed:
+        raise Skip(f"the hard limit of open files here is below {needed}")
+    serve = VIRTQ + " serve blk --image i --socket-path s --queues 256"
+    said = virtq("-c", "ulimit -n 1024; exec " + serve, program="/bin/sh")
+    check(said.status == 1 and said.err.count("\n") == 1, said.status, said.err)
+    check(str(needed) in said.err and "1024" in said.err, said.err)
+    check(not os.path.exists("s"), "a socket was left behind")
+    # With the hard limit as it was, 256 queues come up.
+    soft = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (  # noqa: E731
+        1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    with Server("i", "--queues", 256, preexec_fn=soft) as server:
+        check(resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0] >= needed,
+              "the soft limit was not raised")
+        good("probe", server.socket)
 
 
 def test_sockets_that_cannot_be_listened_on():
