@@ -43,6 +43,28 @@ static const struct lie refused[] = {
 	    LIAR_WRITE_ONLY_GPA),
 };
 
+/* The same where the element before it lay in that region, which is remembered. */
+static const struct lie remembered[] = {
+	{ "S-DEV-027 P-DEV-032 one byte past the end of the region just used", BOTH,
+	  .chain = { { END - 8, 4, F_NEXT, 1 }, { END - 4, 5, 0, 0 } },
+	  .code = VIRTQ_FAULT_ADDRESS, .value = END },
+	{ "S-DEV-027 P-DEV-032 writable one byte past the end of the region just used", BOTH,
+	  .chain = { { END - 8, 4, WN, 1 }, { END - 4, 5, F_WRITE, 0 } },
+	  .code = VIRTQ_FAULT_ADDRESS, .value = END },
+	{ "S-DEV-027 P-DEV-032 one byte before the region just used", BOTH,
+	  .chain = { { D, 4, F_NEXT, 1 }, { D - 1, 1, 0, 0 } },
+	  .code = VIRTQ_FAULT_ADDRESS, .value = D - 1 },
+	{ "S-DEV-027 P-DEV-032 write to the read-only region just used", BOTH,
+	  .chain = { { D, 4, F_NEXT, 1 }, { D + 8, 4, F_WRITE, 0 } },
+	  .code = VIRTQ_FAULT_ADDRESS, .value = D + 8 },
+	{ "S-DEV-028 P-DEV-032 out of the region just used by one byte", BOTH,
+	  .chain = { { D, 4, F_NEXT, 1 }, { D + BORDER - 4, 5, 0, 0 } }, .readable = 3,
+	  .spans = { { D, 4 }, { D + BORDER - 4, 4 }, { D + BORDER, 1 } } },
+	{ "S-DEV-027 P-DEV-032 to the end of the region just used", BOTH,
+	  .chain = { { END - 8, 4, WN, 1 }, { END - 4, 4, F_WRITE, 0 } },
+	  .spans = { { END - 8, 4 }, { END - 4, 4 } } },
+};
+
 static const struct lie taken[] = {
 	{ "S-DEV-028 P-DEV-032 a readable element across two regions", BOTH,
 	  .chain = { { D + BORDER - 4, 8, 0, 0 } }, .readable = 2,
@@ -97,6 +119,7 @@ int main(void)
 	struct matrix m = { 0 };
 
 	ADD(&m, refused);
+	ADD(&m, remembered);
 	ADD(&m, taken);
 	return matrix_run(&m, "hostile addresses");
 }

@@ -209,20 +209,23 @@ static void test_back_within_a_batch(void **state)
 {
 	/* After one of three was taken, the index says that so many were used in all. */
 	for (uint16_t used = 0; used < 3; used++) {
+		struct virtq_completion done;
 		struct victim v;
+		int rc;
 
 		victim_open(&v, *state);
 		batch(&v, 0, 4, 0, 3);
 		comes(&v, 16);
 		put16(used_idx(&v.r), (uint16_t)(v.idx + used));
 		/* The second may come, being within what the index says; the third is not. */
-		if (used == 2) {
-			struct virtq_completion done;
-			int rc = virtq_driver_get(v.r.driver, &done, 1);
-
-			assert_true(rc == 1 || rc == -EBADMSG);
-			v.taken += rc == 1;
+		rc = virtq_driver_get(v.r.driver, &done, 1);
+		if (used == 2 && rc == 1) {
+			v.taken++;
+			rc = virtq_driver_get(v.r.driver, &done, 1);
 		}
+		if (!rc && virtq_driver_arm(v.r.driver))
+			fail_msg("index at %u: get finds nothing, arm says something is there",
+				 used);
 		caught(&v, VIRTQ_FAULT_USED_IDX, (uint16_t)(v.idx + used));
 	}
 }

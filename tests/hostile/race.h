@@ -15,6 +15,8 @@
 #include "rig.h"
 
 #define RACE_MS 1500
+/* On a machine with other things to do, until enough has happened. */
+#define RACE_PATIENCE_MS 30000
 
 #if defined(__SANITIZE_THREAD__)
 #define UNDER_TSAN true
@@ -73,7 +75,7 @@ struct race {
 	bool (*step)(struct race *race);
 	/* Where the other thread stands: split and packed. */
 	uint16_t idx, seen, slot;
-	bool wrap;
+	bool wrap, in_order;
 };
 
 static inline void *race_thread(void *arg)

@@ -120,7 +120,7 @@ int main(void)
 	struct matrix m = { 0 };
 
 	matrix_add(&m, "stores that must fault do", test_control, ONLY_NEW | ONLY_EVENT | NOT_HUGE);
-	matrix_add(&m, "S-DEV-003 S-DEV-005 N-DEV-015 P-DEV-001 N-DRV-015 nothing foreign is written",
+	matrix_add(&m, "S-DEV-003 S-DEV-005 N-DEV-015 P-DEV-001 N-DRV-015 all in its place",
 		   test_traffic, NOT_HUGE);
 	return matrix_run(&m, "read-only memory");
 }

@@ -267,7 +267,7 @@ static void test_scribble(void **state)
 		virtq_driver_publish(r.driver);
 		assert_int_equal(virtq_device_pop(r.device, reqs, N), 3);
 		for (size_t i = 0; i < r.desc.bytes; i++)
-			r.desc.driver[i] = (uint8_t)(seed = seed * 1664525 + 1013904223) ^ 0x5a;
+			r.desc.driver[i] = (uint8_t)((seed = seed * 1664525 + 1013904223) >> 16);
 		for (size_t i = 4; i < 4 + 2 * (size_t)shape->size; i++)
 			r.driver_area.driver[i] = (uint8_t)((seed = seed * 69069 + 1) >> 16);
 		memset(r.table.driver, (int)round, r.table.bytes);
