@@ -115,7 +115,9 @@ static void test_over_a_border(void **state)
 /* More than there is asked for: cursors stop at the end of the chain. */
 static void test_skip_and_wrote_stop_at_the_end(void **state)
 {
-	static const struct virtq_seg segs[] = { { A, 10 }, { A + 16, 10 }, { W, 10 }, { W + 32, 5 } };
+	static const struct virtq_seg segs[] = {
+		{ A, 10 }, { A + 16, 10 }, { W, 10 }, { W + 32, 5 },
+	};
 	struct virtq_req *req;
 	struct rig r;
 
@@ -125,6 +127,16 @@ static void test_skip_and_wrote_stop_at_the_end(void **state)
 	virtq_req_skip(req, 15);
 	assert_int_equal(req->rd.bytes, 5);
 	assert_int_equal(req->rd.count, 1);
+	for (uint32_t beyond = 1; beyond < 4; beyond++) {
+		struct virtq_req copy = *req;
+		struct virtq_span last = req->rd.spans[0];
+
+		/* On a copy, and the span put back: each time from the same place. */
+		virtq_req_skip(&copy, 5 + beyond);
+		assert_int_equal(copy.rd.bytes, 0);
+		assert_int_equal(copy.rd.count, 0);
+		req->rd.spans[0] = last;
+	}
 	virtq_req_skip(req, ~(uint64_t)0);
 	assert_int_equal(req->rd.bytes, 0);
 	assert_int_equal(req->rd.count, 0);

@@ -300,7 +300,7 @@ static struct result duel(const struct mode *mode, uint64_t rounds, time_t secon
 #endif
 #endif
 
-#define SECONDS 15
+#define SECONDS 8
 
 #ifndef UNFENCED
 

@@ -504,7 +504,8 @@ int main(void)
 	matrix_add_one(&m, "P-DRV-033 P-DRV-034 one descriptor for three",
 		       test_packed_one_for_three);
 	matrix_add_one(&m, "P-DRV-035 unknown ids, packed", test_packed_unknown_id);
-	matrix_add_shapes(&m, "S-DEV-032 P-DEV-024 order of offer", test_device_resequences, both, 2);
+	matrix_add_shapes(&m, "S-DEV-032 P-DEV-024 order of offer", test_device_resequences,
+			  both, 2);
 	matrix_add_shapes(&m, "lengths survive batches", test_lengths_survive_batches, both, 2);
 	matrix_add_one(&m, "S-DEV-033 batches, split", test_split_batches);
 	matrix_add_one(&m, "P-DEV-023 batches, packed", test_packed_batches);

@@ -143,7 +143,7 @@ static void test_parked_event_comes_round(void **state)
 
 		kicks += (uint32_t)kick;
 		calls += (uint32_t)call;
-		/* Parked at 65535, just behind. A device's first decision is to call (N-DEV-012). */
+		/* Parked at 65535, just behind. A device calls once at first (N-DEV-012). */
 		assert_int_equal(kick, i == 65535);
 		assert_int_equal(call, i == 0 || i == 65535);
 		rig_collect(&r, 1);
@@ -221,9 +221,11 @@ static void test_packed_event_all_pairs(void **state)
 			event_put(r.device_area.device, event, RING_EVENT_FLAGS_DESC);
 			event_put(r.driver_area.driver, event, RING_EVENT_FLAGS_DESC);
 			if (send_elements(&r, count, as_list) != in_range(at, count, event))
-				fail_msg("kick: %u slots from %u, armed at %04x", count, from, event);
+				fail_msg("kick: %u slots from %u, armed at %04x", count, from,
+					 event);
 			if (rig_serve(&r, as_list ? 1 : count) != in_range(at, count, event))
-				fail_msg("call: %u slots from %u, armed at %04x", count, from, event);
+				fail_msg("call: %u slots from %u, armed at %04x", count, from,
+					 event);
 			rig_collect(&r, as_list ? 1 : count);
 			at += count;
 		}
@@ -447,7 +449,8 @@ static void test_rearm_sees_what_slipped_in(void **state)
 
 		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 0);
 		virtq_device_push(r.device, &req, 1);
-		assert_int_equal(virtq_driver_arm(r.driver), 0);	/* staged is not there yet */
+		/* Staged is not there yet. */
+		assert_int_equal(virtq_driver_arm(r.driver), 0);
 		virtq_driver_disarm(r.driver);
 		virtq_device_publish(r.device);
 		assert_int_equal(virtq_driver_arm(r.driver), 1);
@@ -553,7 +556,8 @@ int main(void)
 	matrix_add_one(&m, "N-DRV-017 packed arm writes slot and wrap",
 		       test_packed_arm_writes_position);
 	matrix_add_one(&m, "S-DEV-038 areas without event words", test_areas_without_event_words);
-	matrix_add(&m, "N-DRV-001 N-DEV-001 N-DRV-015 words stay legal", test_words_stay_legal, ALSO_IN_ORDER);
+	matrix_add(&m, "N-DRV-001 N-DEV-001 N-DRV-015 words stay legal", test_words_stay_legal,
+		   ALSO_IN_ORDER);
 	matrix_add(&m, "N-DRV-006 N-DEV-006 flags decide", test_flags_decide_without_event_idx,
 		   ONLY_NO_EVENT);
 	matrix_add(&m, "N-DRV-009 N-DEV-009 flag ignored", test_flag_ignored_with_event_idx,

@@ -316,7 +316,8 @@ int main(void)
 
 	matrix_add_one(&m, "S-DRV-002 P-DRV-002 sizes of rings", test_sizes);
 	matrix_add_one(&m, "S-DRV-003 sizes of areas", test_areas);
-	matrix_add(&m, "S-DRV-001 P-DRV-001 misaligned areas", test_alignment, ONLY_NEW | AT_LEAST_2);
+	matrix_add(&m, "S-DRV-001 P-DRV-001 misaligned areas", test_alignment,
+		   ONLY_NEW | AT_LEAST_2);
 	matrix_add(&m, "impossible positions", test_positions, 0);
 	matrix_add(&m, "S-DRV-004 S-DRV-005 P-DRV-003 a new ring is clear",
 		   test_new_ring_is_clear, ONLY_NEW);

@@ -454,7 +454,7 @@ static bool allowed(const struct shape *s, unsigned int only)
 		 (only & ONLY_NEW && s->moved) || (only & NOT_HUGE && s->size > 256) ||
 		 (only & AT_LEAST_2 && s->size < 2) || (only & AT_LEAST_5 && s->size < 5) ||
 		 (only & AT_LEAST_256 && s->size < 256) ||
-		 (!(only & ALSO_IN_ORDER) && s->in_order) || (only & 4096u && !s->in_order));
+		 (!(only & ALSO_IN_ORDER) && s->in_order));
 }
 
 static void add_test(struct matrix *m, char *name, CMUnitTestFunction fn, struct shape *shape)

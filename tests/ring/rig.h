@@ -169,7 +169,6 @@ void snapshot_same(struct rig *r, struct snapshot *s);
 #define AT_LEAST_5 512u
 #define AT_LEAST_256 1024u
 #define ALSO_IN_ORDER 2048u	/* IN_ORDER too; without it none of those */
-#define ONLY_IN_ORDER (4096u | ALSO_IN_ORDER)
 
 struct matrix {
 	struct CMUnitTest *tests;
