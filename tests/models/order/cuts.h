@@ -8,30 +8,30 @@
 /* [A] and [B]: release at the end that publishes, acquire at the end that looks. */
 #ifdef CUT_A_RELEASE
 #define CUT
-#define store_release_A(who, at, what) shm_store(who, at, what)
+#define shm_publish_A(who, at, what) shm_store(who, at, what)
 #else
-#define store_release_A(who, at, what) shm_store_release(who, at, what)
+#define shm_publish_A(who, at, what) shm_store_release(who, at, what)
 #endif
 
 #ifdef CUT_A_ACQUIRE
 #define CUT
-#define load_acquire_A(who, at, into) shm_load(who, at, into)
+#define shm_observe_A(who, at, into) shm_load(who, at, into)
 #else
-#define load_acquire_A(who, at, into) shm_load_acquire(who, at, into)
+#define shm_observe_A(who, at, into) shm_load_acquire(who, at, into)
 #endif
 
 #ifdef CUT_B_RELEASE
 #define CUT
-#define store_release_B(who, at, what) shm_store(who, at, what)
+#define shm_publish_B(who, at, what) shm_store(who, at, what)
 #else
-#define store_release_B(who, at, what) shm_store_release(who, at, what)
+#define shm_publish_B(who, at, what) shm_store_release(who, at, what)
 #endif
 
 #ifdef CUT_B_ACQUIRE
 #define CUT
-#define load_acquire_B(who, at, into) shm_load(who, at, into)
+#define shm_observe_B(who, at, into) shm_load(who, at, into)
 #else
-#define load_acquire_B(who, at, into) shm_load_acquire(who, at, into)
+#define shm_observe_B(who, at, into) shm_load_acquire(who, at, into)
 #endif
 
 /* [C], shm_fence_kick(): in ..._driver_needs_kick() and ..._device_arm(). */

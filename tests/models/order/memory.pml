@@ -9,10 +9,10 @@
  * stores to different cells drain in any order unless a release or a release
  * fence holds them back, and a load may give an old value, namely what the
  * cell held when this processor last looked; an acquire or a full fence brings
- * everything up to date. That is weaker than any machine Linux runs on: it does
- * not even honour a load whose address comes from another load. Two things it
- * does not do: it delays no load past a later store, and the compiler's own
- * reordering is only seen as the machine's.
+ * everything up to date. It does not even honour a load whose address comes
+ * from another load, as the weakest machine that Linux has run on. What it does
+ * not do: it delays no load past a later store, an acquire that returns an old
+ * value still brings the rest up to date, and the compiler is not in it.
  *
  * A signal is an eventfd: a flag that stays until a sleeper takes it. Where an
  * order has been cut out (CUT) a signal is a full fence at both ends, as the
@@ -44,7 +44,24 @@ bit buffer_full;		/* must not happen */
 #ifdef WEAK
 byte view[2 * CELLS];		/* what each processor last saw of each cell */
 #endif
-hidden byte k;			/* counts inside one indivisible step */
+byte k;				/* counts inside one indivisible step, 0 outside */
+
+/* With -DSHOW, for run.sh --show: what happens, in two columns. */
+#ifdef SHOW
+inline tell_who(who)
+{
+	if
+	:: who == DEVICE -> printf("                                        device")
+	:: else -> printf("driver")
+	fi
+}
+#define TELL(who, event) tell_who(who); printf(event);
+#define TELL_CELL(who, access, at, value) \
+	tell_who(who); printf(access); tell_cell(at); printf(" = %d\n", value);
+#else
+#define TELL(who, event)
+#define TELL_CELL(who, access, at, value)
+#endif
 
 /* ---- The machine's side ------------------------------------------------- */
 
@@ -52,6 +69,7 @@ inline drain_entry(who, i)
 {
 	if
 	:: sb[who].cell[i] != FENCE ->
+		TELL_CELL(who, "'s buffer drains: ", sb[who].cell[i], sb[who].value[i])
 		mem[sb[who].cell[i]] = sb[who].value[i];
 #ifdef WEAK
 		view[(who) * CELLS + sb[who].cell[i]] = sb[who].value[i]
@@ -126,6 +144,7 @@ inline buffer_store(who, at, what, ordered)
 		buffer_full = sb[who].count == DEPTH;
 		assert(!buffer_full);
 #endif
+		TELL_CELL(who, ": store ", at, what)
 		sb[who].cell[sb[who].count] = at;
 		sb[who].value[sb[who].count] = what;
 #ifdef WEAK
@@ -161,7 +180,9 @@ inline forward(who, at, into)
 	:: else ->
 		break
 	od;
-	k = 0
+	k = 0;
+	TELL_CELL(who, ": load ", at, into)
+	skip
 }
 
 #ifdef WEAK
@@ -215,12 +236,18 @@ inline shm_load_both(who, at, into, at2, into2)
 		view[(who) * CELLS + (at)] = mem[at];
 		view[(who) * CELLS + (at2)] = mem[at2];
 		into = mem[at];
-		into2 = mem[at2]
+		into2 = mem[at2];
+		TELL_CELL(who, ": load ", at, into)
+		TELL_CELL(who, ": load, the same, ", at2, into2)
+		skip
 	}
 	:: d_step {
 		OLD(who, at) || OLD(who, at2) ->
 		into = view[(who) * CELLS + (at)];
-		into2 = view[(who) * CELLS + (at2)]
+		into2 = view[(who) * CELLS + (at2)];
+		TELL_CELL(who, ": load, old, ", at, into)
+		TELL_CELL(who, ": load, the same, ", at2, into2)
+		skip
 	}
 	fi
 }
@@ -244,32 +271,53 @@ inline shm_load_acquire(who, at, into)
 
 inline shm_load_both(who, at, into, at2, into2)
 {
-	d_step { into = mem[at]; into2 = mem[at2] }
+	d_step {
+		into = mem[at];
+		into2 = mem[at2];
+		TELL_CELL(who, ": load ", at, into)
+		TELL_CELL(who, ": load, the same, ", at2, into2)
+		skip
+	}
 }
 
 #endif
 
 inline shm_fence_full(who)
 {
-	d_step { sb[who].count == 0 -> refresh(who) }
+	d_step {
+		sb[who].count == 0 ->
+		TELL(who, ": full fence\n")
+		refresh(who)
+	}
 }
 
 /* ---- Signals and sleep --------------------------------------------------- */
 
 inline send_signal(who, to)
 {
+	d_step {
 #ifdef CUT
-	d_step { sb[who].count == 0 -> signalled[to] = 1 }
-#else
-	signalled[to] = 1
+		sb[who].count == 0 ->
 #endif
+		TELL(who, ": signal\n")
+		signalled[to] = 1
+	}
 }
 
 inline sleep_until_signal(who)
 {
+	d_step {
 #ifdef CUT
-	d_step { signalled[who] && sb[who].count == 0 -> signalled[who] = 0; refresh(who) }
+		signalled[who] && sb[who].count == 0 ->
 #else
-	d_step { signalled[who] -> signalled[who] = 0 }
+		signalled[who] ->
 #endif
+		signalled[who] = 0;
+		TELL(who, ": wakes from its sleep\n")
+#ifdef CUT
+		refresh(who)
+#else
+		skip
+#endif
+	}
 }

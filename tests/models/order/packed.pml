@@ -8,10 +8,16 @@
  * The ends do what virtq_driver_*() and virtq_device_*() let them do, as in
  * split.pml, and each `atomic` is as there.
  *
- * A ring of two slots and lists of one descriptor; with -DLISTS three slots,
- * and lists of one or two. Left out: what no order depends on. A list's id is
- * its head's position, slot and wrap bit, and every cell of its descriptors and
- * its data holds that or its own position, so that an old one is known.
+ * A ring of two slots and lists of one descriptor, published one or two at
+ * once. -DSIZE=3 makes three slots, -DLISTS lists of one or two; -DONE_BY_ONE
+ * publishes each alone, -DONE_IN_FLIGHT only when the one before is back.
+ *
+ * Left out: what no order depends on. A list's id is its head's position, slot
+ * and wrap bit, and every cell of its descriptors and its data holds that or
+ * its own position, so that an old one is known. Lists are used in order.
+ *
+ * P-DRV-013, P-DRV-014, P-DRV-026, P-DEV-018, P-DEV-019, N-DRV-016, N-DRV-021,
+ * N-DRV-022, N-DEV-018, N-DEV-020.
  *
  * -DEVENT_IDX=0 or 1, -DWEAK (memory.pml), -DCUT_... (cuts.h),
  * -DDRIVER_POLLS, -DDEVICE_POLLS (as in split.pml).
@@ -20,9 +26,7 @@
  * numbers the times of arming, so that flags which speak of a newer offset than
  * the one read with them are noticed.
  */
-#ifdef LISTS
-#define SIZE		3
-#else
+#ifndef SIZE
 #define SIZE		2
 #endif
 
@@ -35,11 +39,22 @@
 #define DEVICE_OFF_WRAP	(4 * SIZE + 2)		/* the device's */
 #define DEVICE_FLAGS	(4 * SIZE + 3)
 #define CELLS		(4 * SIZE + 4)
-#ifdef LISTS
-#define DEPTH		10
-#else
-#define DEPTH		7
-#endif
+#define DEPTH		(3 * SIZE + 1)
+
+inline tell_cell(at)
+{
+	if
+	:: at < SIZE -> printf("desc[%d].addr", at)
+	:: at >= SIZE && at < 2 * SIZE -> printf("desc[%d].id", at - SIZE)
+	:: at >= 2 * SIZE && at < 3 * SIZE -> printf("desc[%d].flags", at - 2 * SIZE)
+	:: at >= 3 * SIZE && at < 4 * SIZE -> printf("data[%d]", at - 3 * SIZE)
+	:: at == DRIVER_OFF_WRAP -> printf("driver_event.off_wrap")
+	:: at == DRIVER_FLAGS -> printf("driver_event.flags")
+	:: at == DEVICE_OFF_WRAP -> printf("device_event.off_wrap")
+	:: at == DEVICE_FLAGS -> printf("device_event.flags")
+	:: at == CELLS -> printf("a release fence")
+	fi
+}
 
 #include "cuts.h"
 #include "memory.pml"
@@ -58,6 +73,13 @@
 #define WISH_UNKNOWN	0
 #define WISH_ARMED	1
 #define WISH_DISARMED	2
+
+#ifdef ONE_IN_FLIGHT
+#define ONE_BY_ONE
+#define MAY_ADD		(room == SIZE)
+#else
+#define MAY_ADD		(room > 0)
+#endif
 
 #define U16(x)		((x) & 65535)
 
@@ -131,23 +153,20 @@ inline packed_event_store(who, flags_cell, flags)
 	shm_store(who, flags_cell, NUMBERED(flags, times_armed[who]))
 }
 
-/* The load of packed_event_wanted(). */
+/* The load of packed_event_wanted(); one of its own for the offset only with -DTWO_LOADS. */
 inline packed_event_load(who, off_cell, off_wrap, flags_cell, flags)
 {
 #ifdef TWO_LOADS
-	shm_load(who, off_cell, off_wrap);
 	shm_load(who, flags_cell, flags);
 #else
 	shm_load_both(who, off_cell, off_wrap, flags_cell, flags);
 #endif
 #ifdef WATCH_EVENT
-	atomic {
-		offset_older_than_flags = PLAIN(flags) == EVENT_DESC &&
-					  NUMBER(flags) == ((NUMBER(off_wrap) + 1) & 3);
-		assert(!offset_older_than_flags);
-		off_wrap = PLAIN(off_wrap);
-		flags = PLAIN(flags)
-	}
+	offset_older_than_flags = PLAIN(flags) == EVENT_DESC &&
+				  NUMBER(flags) == ((NUMBER(off_wrap) + 1) & 3);
+	assert(!offset_older_than_flags);
+	off_wrap = PLAIN(off_wrap);
+	flags = PLAIN(flags);
 #endif
 }
 
@@ -173,7 +192,7 @@ again:
 	if
 	:: atomic {
 		/* virtq_driver_add(): packed_driver_stage() */
-		room > 0 ->
+		MAY_ADD ->
 add:		id = packed_off_wrap(avail);
 		head_slot = avail.slot;
 		head_flags = packed_avail_flags(avail.wrap);
@@ -211,13 +230,16 @@ add:		id = packed_off_wrap(avail);
 		fi;
 #endif
 		/* virtq_driver_publish(): packed_driver_publish() */
-		store_release_A(DRIVER, FLAGS(staged_slot), staged_flags);
+		shm_publish_A(DRIVER, FLAGS(staged_slot), staged_flags);
 		staged = 0;
 		staged_slot = 0;
 		staged_flags = 0
 	};
 	/* packed_driver_needs_kick() */
 	fence_C_driver();
+#ifdef TWO_LOADS
+	shm_load(DRIVER, DEVICE_OFF_WRAP, off_wrap);
+#endif
 	atomic {
 		packed_event_load(DRIVER, DEVICE_OFF_WRAP, off_wrap, DEVICE_FLAGS, flags);
 		if
@@ -234,7 +256,7 @@ add:		id = packed_off_wrap(avail);
 	:: atomic {
 		/* virtq_driver_get(): packed_driver_reap() */
 		room < SIZE ->
-reap:		load_acquire_B(DRIVER, FLAGS(drv_used.slot), flags);
+reap:		shm_observe_B(DRIVER, FLAGS(drv_used.slot), flags);
 		if
 		:: !packed_is_used(flags, drv_used) -> flags = 0; goto arm
 		:: else -> flags = 0
@@ -246,7 +268,7 @@ reap:		load_acquire_B(DRIVER, FLAGS(drv_used.slot), flags);
 		assert(!driver_saw_old_data)
 	};
 	atomic {
-		/* complete_one(), and the caller's look at the data */
+		/* complete(), and the caller's look at the data */
 		shm_load(DRIVER, DATA(id & 15), id);
 		driver_saw_old_data = id != packed_off_wrap(drv_used);
 		assert(!driver_saw_old_data);
@@ -322,7 +344,7 @@ active proctype device()
 again:
 	atomic {
 		/* virtq_device_pop(): packed_device_ready() */
-		load_acquire_A(DEVICE, FLAGS(dev_avail.slot), flags);
+		shm_observe_A(DEVICE, FLAGS(dev_avail.slot), flags);
 		if
 		:: packed_is_avail(flags, dev_avail)
 		:: !packed_is_avail(flags, dev_avail) && staged -> flags = 0; goto publish
@@ -393,13 +415,16 @@ popped:
 		fi;
 publish:
 		/* virtq_device_publish(): packed_device_publish() */
-		store_release_B(DEVICE, FLAGS(staged_slot), staged_flags);
+		shm_publish_B(DEVICE, FLAGS(staged_slot), staged_flags);
 		staged = 0;
 		staged_slot = 0;
 		staged_flags = 0
 	};
 	/* packed_device_needs_call() */
 	fence_D_device();
+#ifdef TWO_LOADS
+	shm_load(DEVICE, DRIVER_OFF_WRAP, off_wrap);
+#endif
 	atomic {
 		packed_event_load(DEVICE, DRIVER_OFF_WRAP, off_wrap, DRIVER_FLAGS, flags);
 		if
@@ -437,7 +462,7 @@ arm:
 	fence_C_device();
 	atomic {
 		/* packed_device_ready() */
-		load_acquire_A(DEVICE, FLAGS(dev_avail.slot), flags);
+		shm_observe_A(DEVICE, FLAGS(dev_avail.slot), flags);
 		if
 		:: recheck_C(packed_is_avail(flags, dev_avail)) -> flags = 0; goto again
 		:: else -> flags = 0

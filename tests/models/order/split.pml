@@ -2,7 +2,7 @@
 /*
  * The split ring between two processors: both ends of src/ring/split.h, each
  * access in the order of the code, under the code's names. A ring of two
- * entries and indices modulo 4, so that everything wraps; it runs for ever.
+ * entries and indices modulo 8, so that everything wraps; it runs for ever.
  *
  * The ends do what virtq_driver_*() and virtq_device_*() let them do. The
  * driver adds one or two chains and publishes, or gets what is used, as it
@@ -16,12 +16,17 @@
  *
  * Left out: what no order depends on. Heads are given out in turn and not from
  * the free list, and every cell holds the index of the chain that it was
- * written for, from which its head follows, so that an old one is known.
+ * written for, from which its head follows, so that an old one is known. Chains
+ * are used in order.
  *
- * -DEVENT_IDX=0 or 1, -DWEAK (memory.pml), -DCUT_... (cuts.h).
+ * S-DRV-028, S-DRV-029, S-DRV-031, S-DEV-020, S-DEV-021, N-DRV-012, N-DEV-013,
+ * N-DEV-014.
+ *
+ * -DEVENT_IDX=0 or 1, -DWEAK (memory.pml), -DCUT_... (cuts.h); with
+ * -DDRIVER_POLLS or -DDEVICE_POLLS that end looks and looks and never sleeps.
  */
 #define SIZE		2
-#define IDX(x)		((x) & 3)	/* stands for (uint16_t) */
+#define IDX(x)		((x) & 7)	/* stands for (uint16_t) */
 #define SLOT(idx)	((idx) & (SIZE - 1))
 #define HEAD(idx)	SLOT(idx)
 
@@ -37,6 +42,22 @@
 #define AVAIL_EVENT	(4 * SIZE + 5)
 #define CELLS		(4 * SIZE + 6)
 #define DEPTH		6
+
+inline tell_cell(at)
+{
+	if
+	:: at < SIZE -> printf("desc[%d]", at)
+	:: at >= SIZE && at < 2 * SIZE -> printf("data[%d]", at - SIZE)
+	:: at >= 2 * SIZE && at < 3 * SIZE -> printf("avail.ring[%d]", at - 2 * SIZE)
+	:: at >= 3 * SIZE && at < 4 * SIZE -> printf("used.ring[%d]", at - 3 * SIZE)
+	:: at == AVAIL_IDX -> printf("avail.idx")
+	:: at == USED_IDX -> printf("used.idx")
+	:: at == AVAIL_FLAGS -> printf("avail.flags")
+	:: at == USED_FLAGS -> printf("used.flags")
+	:: at == USED_EVENT -> printf("used_event")
+	:: at == AVAIL_EVENT -> printf("avail_event")
+	fi
+}
 
 #include "cuts.h"
 #include "memory.pml"
@@ -78,7 +99,7 @@ add:		shm_store(DRIVER, DESC(HEAD(avail_idx)), avail_idx);
 		:: true
 		fi;
 		/* virtq_driver_publish(): split_driver_publish() */
-		store_release_A(DRIVER, AVAIL_IDX, avail_idx)
+		shm_publish_A(DRIVER, AVAIL_IDX, avail_idx)
 	};
 	/* split_driver_needs_kick() */
 	fence_C_driver();
@@ -104,7 +125,7 @@ add:		shm_store(DRIVER, DESC(HEAD(avail_idx)), avail_idx);
 	:: atomic {
 		/* virtq_driver_get(): split_driver_ready() */
 		room < SIZE ->
-		load_acquire_B(DRIVER, USED_IDX, ready);
+		shm_observe_B(DRIVER, USED_IDX, ready);
 		ready = IDX(ready - used_seen);
 		if
 		:: ready == 0 -> goto arm
@@ -118,7 +139,7 @@ reap:	atomic {
 		assert(!driver_saw_old_data)
 	};
 	atomic {
-		/* complete_one(), and the caller's look at the data */
+		/* complete(), and the caller's look at the data */
 		shm_load(DRIVER, DATA(HEAD(seen)), seen);
 		driver_saw_old_data = seen != used_seen;
 		assert(!driver_saw_old_data);
@@ -160,7 +181,9 @@ arm:
 	atomic {
 		sleep_until_signal(DRIVER);
 		/* virtq_driver_disarm(): split_driver_disarm() */
-#if !EVENT_IDX
+#if EVENT_IDX
+		shm_store(DRIVER, USED_EVENT, IDX(used_seen - 1));
+#else
 		shm_store(DRIVER, AVAIL_FLAGS, NO_INTERRUPT);
 #endif
 		wish = WISH_DISARMED;
@@ -184,7 +207,7 @@ again:
 		ready = IDX(avail_known - avail_seen);
 		if
 		:: ready == 0 ->
-			load_acquire_A(DEVICE, AVAIL_IDX, avail_known);
+			shm_observe_A(DEVICE, AVAIL_IDX, avail_known);
 			ready = IDX(avail_known - avail_seen)
 		:: else
 		fi;
@@ -218,7 +241,7 @@ again:
 		fi;
 publish:
 		/* virtq_device_publish(): split_device_publish() */
-		store_release_B(DEVICE, USED_IDX, used_idx);
+		shm_publish_B(DEVICE, USED_IDX, used_idx);
 		used_published = used_idx
 	};
 	/* split_device_needs_call() */
@@ -271,7 +294,9 @@ arm:
 	atomic {
 		sleep_until_signal(DEVICE);
 		/* virtq_device_disarm(): split_device_disarm() */
-#if !EVENT_IDX
+#if EVENT_IDX
+		shm_store(DEVICE, AVAIL_EVENT, IDX(avail_seen - 1));
+#else
 		shm_store(DEVICE, USED_FLAGS, NO_NOTIFY);
 #endif
 		wish = WISH_DISARMED;
