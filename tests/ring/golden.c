@@ -318,7 +318,7 @@ static void test_packed_batch_out_of_order(void **state)
 	virtq_device_push(r.device, &reqs[2], 1);	/* slot 0, skips 2 */
 	virtq_device_push(r.device, &reqs[0], 1);	/* slot 2, skips 3 */
 	virtq_device_push(r.device, &reqs[1], 1);	/* slot 5 */
-	/* P-DEV-026: of a batch the first flips last, so nothing shows before publish. */
+	/* P-DEV-026, P-DRV-037: of a batch the first flips last: nothing shows before. */
 	assert_int_equal(get16(r.desc.driver + 14), F_AVAIL | F_WRITE | F_NEXT);
 	assert_int_equal(virtq_driver_get(r.driver, done, 3), 0);
 	virtq_device_publish(r.device);
@@ -356,6 +356,75 @@ static void test_packed_table_bytes(void **state)
 	rig_close(&r);
 }
 
+/*
+ * P-DRV-011: until publish the first head of a batch is not available, though all
+ * that comes behind it is written; one store makes the difference.
+ */
+static void test_packed_head_last(void **state)
+{
+	static const struct shape shape = { .packed = true, .size = 7 };
+	static const struct virtq_seg segs[] = { { A, 1 }, { W, 1 } };
+	struct virtq_buffer buf = { segs, 1, 1, token_of(0) };
+	uint8_t before[7 * 16];
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, &shape, RIG_BOTH);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(virtq_driver_add(r.driver, &buf, 1), 1);
+	assert_int_equal(get16(r.desc.driver + 14), 0);
+	packed_is(&r, 1, W, 1, F_AVAIL | F_WRITE);
+	packed_is(&r, 2, A, 1, F_AVAIL | F_NEXT);
+	packed_is(&r, 5, W, 1, F_AVAIL | F_WRITE);
+	memcpy(before, r.desc.driver, sizeof(before));
+	virtq_driver_publish(r.driver);
+	put16(before + 14, F_AVAIL | F_NEXT);
+	assert_memory_equal(r.desc.driver, before, sizeof(before));
+	rig_close(&r);
+}
+
+/* P-DEV-006: used descriptors that become visible in any order are taken in theirs. */
+static void test_packed_gap_then_fill(void **state)
+{
+	static const struct shape shape = { .packed = true, .size = 4 };
+	struct virtq_completion done[3];
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, &shape, RIG_DRIVER);
+	rig_send(&r, 3);
+	/* The id and length of each are the driver's own still; none was filled. */
+	for (uint32_t slot = 3; slot-- > 0;) {
+		assert_int_equal(virtq_driver_get(r.driver, done, 3), 0);
+		put16(r.desc.device + 16 * slot + 14, F_AVAIL | F_USED);
+	}
+	assert_int_equal(virtq_driver_get(r.driver, done, 3), 3);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(token_value(done[i].token), i);
+	rig_close(&r);
+}
+
+/* S-DEV-023: a device may write more than it reports; the driver believes the report. */
+static void test_written_beyond_reported(void **state)
+{
+	const struct shape *shape = *state;
+	struct virtq_completion done;
+	struct virtq_req *req;
+	struct rig r;
+
+	rig_open(&r, shape, RIG_BOTH);
+	assert_int_equal(rig_add(&r, W, 16, true, token_of(0)), 1);
+	virtq_driver_publish(r.driver);
+	assert_int_equal(virtq_device_pop(r.device, &req, 1), 1);
+	assert_int_equal(virtq_req_write(req, "0123456789abcdef", 16), 16);
+	req->written = 4;
+	virtq_device_push(r.device, &req, 1);
+	virtq_device_publish(r.device);
+	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+	assert_int_equal(done.written, 4);
+	rig_close(&r);
+}
+
 /* P-DRV-025, P-DEV-003: leftovers of the lap before are neither available nor used. */
 static void test_packed_leftovers(void **state)
 {
@@ -390,6 +459,10 @@ int main(void)
 	matrix_add_one(&m, "P-DEV-010 packed skips, N=5", test_packed_skips);
 	matrix_add_one(&m, "P-DEV-025 packed batch out of order", test_packed_batch_out_of_order);
 	matrix_add_one(&m, "P-DRV-019 packed table", test_packed_table_bytes);
+	matrix_add_one(&m, "P-DRV-011 packed head last", test_packed_head_last);
+	matrix_add_one(&m, "P-DEV-006 packed gap, then filled", test_packed_gap_then_fill);
+	matrix_add(&m, "S-DEV-023 written beyond what is reported", test_written_beyond_reported,
+		   NOT_HUGE | ALSO_IN_ORDER);
 	matrix_add(&m, "P-DRV-025 P-DEV-003 leftovers of a lap", test_packed_leftovers,
 		   ONLY_PACKED | NOT_HUGE);
 	return matrix_run(&m, "golden bytes");
