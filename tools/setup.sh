@@ -13,7 +13,7 @@ build='gcc libc6-dev make meson ninja-build pkg-config python3
        liburing-dev libcmocka-dev scdoc'
 check="$build clang libclang-rt-14-dev g++
        qemu-system-x86 qemu-system-common qemu-utils qemu-block-extra
-       busybox-static e2fsprogs kmod cpio gzip"
+       busybox-static e2fsprogs kmod cpio gzip spin"
 demo="$build e2fsprogs"
 bench="$build qemu-system-common fio gnuplot-nox" # qemu-system-common: qemu-storage-daemon
 docs='doxygen'
