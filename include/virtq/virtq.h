@@ -8,6 +8,7 @@
 #include <virtq/driver.h>
 #include <virtq/engine.h>
 #include <virtq/features.h>
+#include <virtq/iotlb.h>
 #include <virtq/loopback.h>
 #include <virtq/mem.h>
 #include <virtq/model.h>
