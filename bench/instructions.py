@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Instructions per buffer in each function of both ends, counted by valgrind.
+"""Instructions per buffer in each step of both ends, counted by valgrind.
 
 usage: bench/instructions.py RING [--buffers N] [--batch N[,N...]] [--chain 1|3|3i]
+           [--layout NAME[,NAME...]] [--helpers] [--reference PROGRAM] [--tsv FILE]
 
 RING is the built program bench/ring. Counts are exact and do not depend on what
-else the machine does; they say nothing about caches or fences. What the program
-itself spends is listed as "bench".
+else the machine does; they say nothing about caches or fences. A step counts with
+everything it calls. What the measuring program itself spends stands as "bench".
 """
 import argparse
 import os
@@ -16,62 +17,111 @@ import subprocess
 import sys
 import tempfile
 
-STEPS = ["virtq_driver_add", "virtq_driver_publish", "virtq_device_pop",
-         "virtq_device_push", "virtq_device_publish", "virtq_driver_get"]
+LAYOUTS = ["split", "packed", "split-in-order", "packed-in-order"]
+DRIVER = ["virtq_driver_add", "virtq_driver_publish", "virtq_driver_get"]
+DEVICE = ["virtq_device_pop", "virtq_device_push", "virtq_device_publish"]
+STEPS = DRIVER[:2] + DEVICE + DRIVER[2:]
 
 
-def count(ring, layout, batch, chain, buffers):
-    """Map of function name to instructions per buffer."""
+def callgrind(command, options):
+    """Map of call path (callee first) to instructions, and all instructions."""
     with tempfile.TemporaryDirectory() as directory:
         out = os.path.join(directory, "out")
         run = subprocess.run(
-            ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + out,
-             "--toggle-collect=path_run_one", ring, "--once", "--mode", "one",
-             "--layout", layout, "--batch", str(batch), "--chain", chain,
-             "--buffers", str(buffers)],
+            ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + out, *options, *command],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if run.returncode:
             sys.exit(f"instructions.py: the run under valgrind failed:\n{run.stdout}")
         listing = subprocess.run(
             ["callgrind_annotate", "--auto=no", "--threshold=100", out],
             stdout=subprocess.PIPE, text=True, check=True).stdout
-    total = {}
+    paths = {}
     for line in listing.splitlines():
-        # "1,500,000 ( 5.61%)  file.h:function [object]"; one line a file, as code is inlined
-        found = re.match(r"\s*([\d,]+) \(.*?\)\s+\S*?:(\w+)", line)
+        # "1,500,000 ( 5.61%)  file.h:callee'caller'... [object]"; one line a file
+        found = re.match(r"\s*([\d,]+) \(.*?\)\s+\S*?:(\S.*?)(?: \[.*\])?$", line)
         if found:
-            name = found.group(2)
-            total[name] = total.get(name, 0) + int(found.group(1).replace(",", ""))
-    return {name: n / buffers for name, n in total.items()}
+            path = tuple(found.group(2).split("'"))
+            paths[path] = paths.get(path, 0) + int(found.group(1).replace(",", ""))
+    return paths
+
+
+def count(ring, layout, batch, chain, buffers):
+    """Instructions per buffer: by step, by helper (step, name), and the program's own."""
+    paths = callgrind(
+        [ring, "--once", "--mode", "one", "--layout", layout, "--batch", str(batch),
+         "--chain", chain, "--buffers", str(buffers)],
+        ["--toggle-collect=path_run_one", "--separate-callers=6"])
+    steps, helpers, bench = dict.fromkeys(STEPS, 0.0), {}, 0.0
+    for path, n in paths.items():
+        step = next((name for name in path if name in STEPS), None)
+        if step is None:
+            bench += n / buffers
+            continue
+        steps[step] += n / buffers
+        name = path[0].split(".")[0]
+        if name != step:
+            helpers[step, name] = helpers.get((step, name), 0) + n / buffers
+    return steps, helpers, bench
+
+
+def count_reference(program, batch, buffers):
+    """Of another ring: the difference between two runs, which takes out the start."""
+    total = [sum(callgrind([program, "--batch", str(batch), "--buffers", str(n), "--cpu", "0",
+                            "--no-warm"], []).values()) for n in (buffers, 3 * buffers)]
+    return (total[1] - total[0]) / (2 * buffers)
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description="Instructions per buffer in each function, counted by valgrind.")
+        description="Instructions per buffer in each step of both ends, counted by valgrind.")
     parser.add_argument("ring", help="the built program bench/ring")
     parser.add_argument("--buffers", type=int, default=64000)
     parser.add_argument("--batch", default="32", help="batches, such as 1,32")
     parser.add_argument("--chain", default="1", choices=["1", "3", "3i"])
+    parser.add_argument("--layout", default=",".join(LAYOUTS), help="layouts, such as split,packed")
+    parser.add_argument("--helpers", action="store_true",
+                        help="also what the steps spend in functions of their own")
+    parser.add_argument("--reference", help="a program as for bench/ring that takes --no-warm too")
+    parser.add_argument("--tsv", help="one line per layout, batch and step")
     args = parser.parse_args()
     for tool in ("valgrind", "callgrind_annotate"):
         if not shutil.which(tool):
             sys.exit(f"instructions.py: {tool} is missing; Debian's package is valgrind")
+    layouts = args.layout.split(",")
+    if set(layouts) - set(LAYOUTS):
+        parser.error("the layouts are " + ", ".join(LAYOUTS))
 
-    columns = [(layout, int(batch)) for batch in args.batch.split(",")
-               for layout in ("split", "packed")]
-    counts = [count(args.ring, layout, batch, args.chain, args.buffers)
-              for layout, batch in columns]
-    head = "".join(f"{layout + ' x' + str(batch):>14}" for layout, batch in columns)
-    print(f"{'instructions per buffer':26}{head}")
-    helpers = sorted({name for c in counts for name, n in c.items() if n >= 0.5 and
-                      name not in STEPS and not name.startswith(("path_", "turn_"))})
-    for name in STEPS + helpers:
-        print(f"{name:26}" + "".join(f"{c.get(name, 0):14.1f}" for c in counts))
-    bench = [sum(n for name, n in c.items() if name.startswith(("path_", "turn_")))
-             for c in counts]
-    print(f"{'bench':26}" + "".join(f"{n:14.1f}" for n in bench))
-    print(f"{'all but bench':26}" +
-          "".join(f"{sum(c.values()) - b:14.1f}" for c, b in zip(counts, bench)))
+    rows = []
+    for batch in map(int, args.batch.split(",")):
+        counts = [count(args.ring, layout, batch, args.chain, args.buffers)
+                  for layout in layouts]
+        print(f"{f'chain {args.chain}, batch {batch}':26}" +
+              "".join(f"{layout:>16}" for layout in layouts))
+
+        def line(name, values):
+            print(f"{name:26}" + "".join(f"{v:16.1f}" for v in values))
+            rows.extend((args.chain, batch, layout, name.strip(), v)
+                        for layout, v in zip(layouts, values))
+        for step in STEPS:
+            line(step, [c[0][step] for c in counts])
+            names = {name for c in counts for (of, name), n in c[1].items()
+                     if of == step and n >= 0.5}
+            for name in sorted(names) if args.helpers else []:
+                line("  " + name, [c[1].get((step, name), 0) for c in counts])
+        line("driver end", [sum(c[0][s] for s in DRIVER) for c in counts])
+        line("device end", [sum(c[0][s] for s in DEVICE) for c in counts])
+        line("both ends", [sum(c[0].values()) for c in counts])
+        line("bench", [c[2] for c in counts])
+        if args.reference:
+            n = count_reference(args.reference, batch, args.buffers)
+            print(f"{'reference, its loop too':26}{n:16.1f}")
+            rows.append((args.chain, batch, "reference", "both ends", n))
+        print()
+    if args.tsv:
+        with open(args.tsv, "w", encoding="utf-8") as out:
+            out.write("chain\tbatch\tlayout\tstep\tinstructions\n")
+            for row in rows:
+                out.write("{}\t{}\t{}\t{}\t{:.2f}\n".format(*row))
 
 
 if __name__ == "__main__":

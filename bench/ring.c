@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * bench/ring: nanoseconds that a buffer takes from the driver end to the device
- * end and back, beside the floor (bare rings of pointers) and, if there is one
- * at hand, a reference program.
+ * end and back, and at each end alone, beside the floor (bare rings of pointers)
+ * and, where they are at hand, other people's rings.
  *
  * Everything is measured in rounds, one sample of each thing a round, so that
  * what drifts on the machine hits all of them alike.
@@ -17,7 +17,9 @@
 #include <string.h>
 
 #include "path.h"
+#include "peer.h"
 #include "samples.h"
+#include "subject.h"
 
 static const char help[] =
 "usage: ring [options]\n"
@@ -27,29 +29,40 @@ static const char help[] =
 "rounds, the same with two bare rings of pointers (the floor).\n"
 "\n"
 "  --rounds N, --pairs N  samples of each thing, interleaved (11)\n"
-"  --buffers N            buffers per sample (2,000,000 on one thread, 400,000 on two)\n"
+"  --buffers N            buffers per sample (600,000 on one thread, 100,000 on two)\n"
 "  --quick                a run of a few seconds: 5 rounds of fewer buffers\n"
 "  --size N               ring entries (256)\n"
-"  --depth N              most buffers in flight with two threads (64)\n"
+"  --depth N              most buffers in flight (64); 'ends' fills the ring\n"
 "  --cpus A,B             processors: driver end, device end (0,1)\n"
-"  --mode one|two         only one thread, or only two\n"
+"  --mode one|ends|two    only this: both ends on one thread in turn; each end timed\n"
+"                         alone on one thread; an end on each of two processors\n"
 "  --batch N[,N...]       batches (1,8,32); each must divide the depth\n"
-"  --layout split|packed  only this layout\n"
+"  --layout NAME          only this: split, packed, split-in-order, packed-in-order\n"
 "  --chain 1|3|3i         only this chain: one element of 64 writable bytes, three\n"
 "                         as a disk read has them, or three in an indirect table\n"
 "  --once                 one run of what is selected, no floor; for profilers\n"
-"  --reference PROGRAM    also run PROGRAM --batch B --buffers N --cpu C, which\n"
-"                         prints 'ns_per_buffer X', beside the runs on one thread\n"
+"  --reference PROGRAM    in mode one, also run PROGRAM --batch B --buffers N --cpu C,\n"
+"                         which prints 'ns_per_buffer X'\n"
+"  --reference-two PROGRAM     in mode two: PROGRAM --batch B --buffers N --cpus A,B\n"
+"  --reference-device PROGRAM  in mode ends, beside the device end alone:\n"
+"                         PROGRAM --batch B --buffers N --cpu C --chain 1|3|3i\n"
+"                         Each may be given twice, for a second reference\n"
+"  --plant lost|twice|changed  let one buffer go wrong: the run must fail\n"
 "  --tsv FILE             one line per thing measured\n"
 "  --json FILE            the same with every sample\n"
 "  --help\n"
 "\n"
-"Ratios are medians of the ratios within a round. Exits with 1 if a buffer was\n"
-"lost, came twice or came back changed, with 2 if the command line is wrong.\n"
+"Ratios are medians of the ratios within a round. 'line' is the time a cache line\n"
+"takes from one processor to the other and back. One thread is timed by its\n"
+"processor time, each end alone by medians; with two threads, a sample during\n"
+"which something else ran is taken again, at most ten times.\n"
+"\n"
+"Exits with 1 if a buffer was lost, came twice or came back changed, with 2 if\n"
+"the command line is wrong.\n"
 "\n"
 "examples:\n"
 "  ring --quick\n"
-"  ring --mode one --batch 32 --chain 1\n"
+"  ring --mode ends --batch 32 --chain 1\n"
 "  valgrind --tool=callgrind ring --once --mode one --batch 32 --chain 1 \\\n"
 "           --layout split --buffers 100000\n";
 
@@ -59,32 +72,30 @@ static const struct path_shape shapes[] = {
 	{ "3i", 1, 2, { 16, 4096, 1 }, 1 },
 };
 
+static const char *const kind_names[PATH_KINDS] = {
+	"floor", "split", "packed", "split-in-order", "packed-in-order",
+};
+
+/* The references that stand beside ours in each mode. */
+static const enum peer_kind peer_kinds[MODES] = { PEER_ONE, PEER_DEVICE, PEER_TWO };
+
 #define SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 #define BATCHES_MAX 8
-#define SUBJECTS_MAX (2 + 2 * SHAPES)
+#define SUBJECTS_MAX (PATH_KINDS + PEERS_MAX + 1)
+#define LINE_TRIPS 20000u
+#define TRIES 10		/* at a sample, while something else runs on a processor */
 
 struct options {
 	unsigned int rounds, size, depth, batches;
 	unsigned int batch[BATCHES_MAX];
 	uint64_t buffers;
 	bool quick, once;
+	enum path_plant plant;
 	int cpus[2];
-	const char *mode, *layout, *chain, *reference, *tsv, *json;
-};
-
-/* One thing measured in one mode with one batch: a row of the table. */
-struct subject {
-	const char *what;		/* "floor", "reference", "split", "packed" */
-	const char *chain;		/* "" where that means nothing */
-	struct path *path;		/* NULL: the reference program */
-	struct path_counts counts;	/* over all rounds */
-	uint64_t buffers;
-	struct samples ns;
-};
-
-struct output {
-	FILE *tsv, *json;
-	bool some;
+	cpu_set_t everywhere;	/* where this program may run */
+	const char *mode, *layout, *chain, *tsv, *json;
+	const char *peers[PEER_KINDS][PEERS_MAX];
+	unsigned int peer_count[PEER_KINDS];
 };
 
 /* ---- Options ------------------------------------------------------------ */
@@ -144,6 +155,22 @@ static void check_word(const char *option, const char *text, const char *const *
 	die(2, "--%s does not know '%s'", option, text);
 }
 
+static void add_peer(struct options *o, enum peer_kind kind, const char *program)
+{
+	if (o->peer_count[kind] == PEERS_MAX)
+		die(2, "at most %d references of a kind", PEERS_MAX);
+	o->peers[kind][o->peer_count[kind]++] = program;
+}
+
+static enum path_plant parse_plant(const char *text)
+{
+	static const char *const words[] = { "lost", "twice", "changed", NULL };
+
+	check_word("plant", text, words);
+	return *text == 'l' ? PATH_PLANT_LOST :
+	       *text == 't' ? PATH_PLANT_TWICE : PATH_PLANT_CHANGED;
+}
+
 static void parse(struct options *o, int argc, char **argv)
 {
 	static const struct option known[] = {
@@ -153,11 +180,14 @@ static void parse(struct options *o, int argc, char **argv)
 		{ "cpus", 1, NULL, 'c' }, { "mode", 1, NULL, 'm' },
 		{ "batch", 1, NULL, 'b' }, { "layout", 1, NULL, 'l' },
 		{ "chain", 1, NULL, 'C' }, { "once", 0, NULL, 'o' },
-		{ "reference", 1, NULL, 'R' }, { "tsv", 1, NULL, 't' },
+		{ "reference", 1, NULL, 'R' }, { "reference-two", 1, NULL, 'T' },
+		{ "reference-device", 1, NULL, 'D' }, { "plant", 1, NULL, 'p' },
+		{ "tsv", 1, NULL, 't' },
 		{ "json", 1, NULL, 'j' }, { "help", 0, NULL, 'h' }, { 0 },
 	};
-	static const char *const modes[] = { "one", "two", NULL };
-	static const char *const layouts[] = { "split", "packed", NULL };
+	static const char *const modes[] = { "one", "ends", "two", NULL };
+	static const char *const layouts[] = { "split", "packed", "split-in-order",
+					       "packed-in-order", NULL };
 	static const char *const chains[] = { "1", "3", "3i", NULL };
 	int c;
 
@@ -174,7 +204,10 @@ static void parse(struct options *o, int argc, char **argv)
 		case 'l': o->layout = optarg; check_word("layout", optarg, layouts); break;
 		case 'C': o->chain = optarg; check_word("chain", optarg, chains); break;
 		case 'o': o->once = true; break;
-		case 'R': o->reference = optarg; break;
+		case 'R': add_peer(o, PEER_ONE, optarg); break;
+		case 'T': add_peer(o, PEER_TWO, optarg); break;
+		case 'D': add_peer(o, PEER_DEVICE, optarg); break;
+		case 'p': o->plant = parse_plant(optarg); break;
 		case 't': o->tsv = optarg; break;
 		case 'j': o->json = optarg; break;
 		case 'h': fputs(help, stdout); exit(0);
@@ -193,79 +226,126 @@ static void parse(struct options *o, int argc, char **argv)
 
 /* ---- Measuring ---------------------------------------------------------- */
 
-/* Run the reference program once. */
-static double run_reference(const struct options *o, unsigned int batch, uint64_t buffers)
+/* One sample; nanoseconds, or -1 and a sentence in @why. */
+static double run_once(const struct subject *s, const struct group *g, const struct options *o,
+		       uint64_t buffers, struct path_parts *parts, struct path_counts *counts,
+		       char why[PEER_TEXT_BYTES])
 {
-	char command[4096];
-	double ns = -1;
-	FILE *pipe;
-
-	if (strchr(o->reference, '\''))
-		die(2, "the reference program's path has a quote in it");
-	snprintf(command, sizeof(command), "'%s' --batch %u --buffers %llu --cpu %d", o->reference,
-		 batch, (unsigned long long)buffers, o->cpus[0]);
-	fflush(NULL);
-	pipe = popen(command, "r");
-	if (!pipe)
-		die(1, "cannot start %s: %s", o->reference, strerror(errno));
-	if (fscanf(pipe, " ns_per_buffer %lf", &ns) != 1)
-		ns = -1;
-	if (pclose(pipe) || ns <= 0)
-		die(1, "%s: did not succeed and print 'ns_per_buffer X'", command);
-	return ns;
+	if (s->program) {
+		/* It would inherit the processor that the last run was bound to. */
+		sched_setaffinity(0, sizeof(o->everywhere), &o->everywhere);
+		return peer_run(s->program, peer_kinds[g->mode], g->batch, buffers, o->cpus,
+				g->chain, why);
+	}
+	if (!s->path)
+		return path_line_ns(o->cpus, LINE_TRIPS, why);
+	if (g->mode == MODE_TWO)
+		return path_run_two(s->path, g->batch, buffers, o->cpus, counts, why);
+	if (g->mode == MODE_ENDS)
+		return path_run_ends(s->path, g->batch, buffers, o->cpus[0], parts, counts, why);
+	return path_run_one(s->path, g->batch, buffers, o->cpus[0], counts, why);
 }
 
-static void measure(struct subject *s, const struct options *o, bool two, unsigned int batch,
+static void measure(struct subject *s, const struct group *g, const struct options *o,
 		    uint64_t buffers, bool keep)
 {
 	struct path_counts counts = { 0 };
-	char why[PATH_TEXT_BYTES];
+	struct path_parts parts = { 0 };
+	char why[PEER_TEXT_BYTES];
 	double ns;
 
-	if (!s->path)
-		ns = run_reference(o, batch, buffers);
-	else if (two)
-		ns = path_run_two(s->path, batch, buffers, o->cpus, &counts, why);
-	else
-		ns = path_run_one(s->path, batch, buffers, o->cpus[0], &counts, why);
+	for (unsigned int i = 0; i < TRIES; i++) {
+		counts.disturbed = 0;
+		ns = run_once(s, g, o, buffers, &parts, &counts, why);
+		if (ns < 0 || !counts.disturbed)
+			break;
+	}
 	if (ns < 0)
-		die(1, "%s, chains of %s, %s, batch %u: %s", s->what, *s->chain ? s->chain : "1",
-		    two ? "two threads" : "one thread", batch, why);
+		die(1, "%s, chains of %s, mode %s, batch %u: %s", s->what, g->chain,
+		    mode_name(g->mode), g->batch, why);
 	if (!keep)
 		return;
-	samples_add(&s->ns, ns);
+	if (g->mode == MODE_ENDS && s->path) {
+		samples_add(&s->ns[PART_DRIVER], parts.add_ns + parts.get_ns);
+		samples_add(&s->ns[PART_DEVICE], parts.device_ns);
+		samples_add(&s->ns[PART_ADD], parts.add_ns);
+		samples_add(&s->ns[PART_GET], parts.get_ns);
+	} else {
+		samples_add(&s->ns[g->mode == MODE_ENDS ? PART_DEVICE : PART_ALL], ns);
+	}
 	s->counts.kicks += counts.kicks;
 	s->counts.calls += counts.calls;
+	s->counts.disturbed += counts.disturbed;
 	s->buffers += buffers;
 }
 
-static struct subject *open_subject(struct subject *s, const struct options *o,
-				    enum path_kind kind, const struct path_shape *shape)
+static struct subject *add_subject(struct group *g, const char *what)
 {
-	static const char *const names[] = { "floor", "split", "packed" };
-	char why[PATH_TEXT_BYTES];
+	struct subject *s = &g->subjects[g->count++];
 
 	memset(s, 0, sizeof(*s));
-	s->what = names[kind];
-	s->chain = kind == PATH_FLOOR ? "" : shape->name;
+	s->what = what;
+	return s;
+}
+
+static struct subject *add_path(struct group *g, const struct options *o, enum path_kind kind,
+				const struct path_shape *shape)
+{
+	struct subject *s = add_subject(g, kind_names[kind]);
+	char why[PATH_TEXT_BYTES];
+
 	s->path = path_open(kind, shape, o->size, o->depth, why);
 	if (!s->path)
 		die(1, "%s", why);
 	return s;
 }
 
-/* The things to measure in one mode; the floor is the first, the reference the second. */
-static unsigned int open_subjects(struct subject *s, const struct options *o, bool two)
+/* What is measured in the same rounds: the floor, the references, each layout. */
+static void open_group(struct group *g, const struct options *o, const struct path_shape *shape)
 {
-	unsigned int n = 0;
+	static const char *const peer_names[PEERS_MAX] = { "reference", "reference2" };
+	enum peer_kind peers = peer_kinds[g->mode];
 
+	if (!o->once && g->mode == MODE_TWO)
+		add_subject(g, "line");
 	if (!o->once)
-		open_subject(&s[n++], o, PATH_FLOOR, &shapes[0]);
-	if (!o->once && o->reference && !two) {
-		memset(&s[n], 0, sizeof(s[n]));
-		s[n].chain = "";
-		s[n++].what = "reference";
+		g->floor = add_path(g, o, PATH_FLOOR, shape);
+	for (unsigned int k = 0; !o->once && k < o->peer_count[peers]; k++) {
+		struct subject *s = add_subject(g, peer_names[k]);
+
+		s->program = o->peers[peers][k];
+		g->peers[k] = s;
 	}
+	for (unsigned int kind = PATH_SPLIT; kind < PATH_KINDS; kind++)
+		if (!o->layout || !strcmp(o->layout, kind_names[kind]))
+			path_plant(add_path(g, o, kind, shape)->path, o->plant);
+}
+
+static void run_group(enum mode mode, unsigned int batch, const struct path_shape *shape,
+		      const struct options *o, struct output *out)
+{
+	static struct subject subjects[SUBJECTS_MAX];
+	struct group g = { .mode = mode, .batch = batch, .chain = shape->name,
+			   .subjects = subjects };
+	uint64_t buffers = o->buffers ? o->buffers : mode == MODE_TWO ? 100000 : 600000;
+
+	if (o->quick && !o->buffers)
+		buffers /= 8;
+	open_group(&g, o, shape);
+	/* Warm caches and predictors; what is profiled goes without. */
+	for (unsigned int i = 0; i < g.count && !o->once; i++)
+		measure(&subjects[i], &g, o, buffers / 10 + 1, false);
+	/* There and back again: A B C, C B A, so that none is always after the same. */
+	for (unsigned int r = 0; r < o->rounds; r++)
+		for (unsigned int i = 0; i < g.count; i++)
+			measure(&subjects[r % 2 ? g.count - 1 - i : i], &g, o, buffers, true);
+	tell_group(&g, out);
+	for (unsigned int i = 0; i < g.count; i++)
+		path_close(subjects[i].path);
+}
+
+static void run_mode(enum mode mode, const struct options *o, struct output *out)
+{
 	for (unsigned int i = 0; i < SHAPES; i++) {
 		unsigned int elements = shapes[i].readable + shapes[i].writable;
 
@@ -274,88 +354,9 @@ static unsigned int open_subjects(struct subject *s, const struct options *o, bo
 		if (!shapes[i].indirect && o->depth * elements > o->size)
 			die(2, "%u chains of %u elements do not fit in %u entries; lower --depth",
 			    o->depth, elements, o->size);
-		if (!o->layout || !strcmp(o->layout, "split"))
-			open_subject(&s[n++], o, PATH_SPLIT, &shapes[i]);
-		if (!o->layout || !strcmp(o->layout, "packed"))
-			open_subject(&s[n++], o, PATH_PACKED, &shapes[i]);
+		for (unsigned int b = 0; b < o->batches; b++)
+			run_group(mode, o->batch[b], &shapes[i], o, out);
 	}
-	return n;
-}
-
-/* ---- Telling ------------------------------------------------------------ */
-
-static void tell(const struct subject *s, const struct subject *floor,
-		 const struct subject *reference, const char *mode, unsigned int batch,
-		 struct output *out)
-{
-	struct summary sum = samples_summary(&s->ns);
-	double to_floor = floor ? samples_ratio(&s->ns, &floor->ns) : 0;
-	double to_reference = reference ? samples_ratio(&s->ns, &reference->ns) : 0;
-	char range[64], ratio[2][16] = { "", "" };
-
-	snprintf(range, sizeof(range), "%.1f..%.1f", sum.min, sum.max);
-	if (to_floor > 0)
-		snprintf(ratio[0], sizeof(ratio[0]), "%.2f", to_floor);
-	if (to_reference > 0)
-		snprintf(ratio[1], sizeof(ratio[1]), "%.2f", to_reference);
-	printf("%-5s %5u  %-10s %-5s %9.2f  %-16s %8s %11s\n", mode, batch, s->what, s->chain,
-	       sum.median, range, ratio[0], ratio[1]);
-	if (out->tsv)
-		fprintf(out->tsv, "%s\t%u\t%s\t%s\t%.3f\t%.3f\t%.3f\t%.3f\t%.3f\t%llu\t%llu\t%llu\n",
-			mode, batch, s->what, *s->chain ? s->chain : "-", sum.median, sum.min,
-			sum.max, to_floor, to_reference, (unsigned long long)s->buffers,
-			(unsigned long long)s->counts.kicks, (unsigned long long)s->counts.calls);
-	if (!out->json)
-		return;
-	fprintf(out->json, "%s\n  {\"mode\": \"%s\", \"batch\": %u, \"what\": \"%s\", \"chain\": \"%s\", "
-		"\"median_ns\": %.3f, \"min_ns\": %.3f, \"max_ns\": %.3f, \"to_floor\": %.3f, "
-		"\"to_reference\": %.3f, \"buffers\": %llu, \"kicks_wanted\": %llu, "
-		"\"calls_wanted\": %llu, \"samples_ns\": [", out->some ? "," : "", mode, batch,
-		s->what, s->chain, sum.median, sum.min, sum.max, to_floor, to_reference,
-		(unsigned long long)s->buffers, (unsigned long long)s->counts.kicks,
-		(unsigned long long)s->counts.calls);
-	for (unsigned int i = 0; i < s->ns.count; i++)
-		fprintf(out->json, "%s%.3f", i ? ", " : "", s->ns.value[i]);
-	fputs("]}", out->json);
-	out->some = true;
-}
-
-static void run_mode(const struct options *o, bool two, struct output *out)
-{
-	static struct subject subjects[SUBJECTS_MAX];
-	const char *mode = two ? "two" : "one";
-	uint64_t buffers = o->buffers ? o->buffers : two ? 400000 : 2000000;
-	unsigned int n = open_subjects(subjects, o, two);
-	const struct subject *floor = NULL, *reference = NULL;
-
-	if (o->quick && !o->buffers)
-		buffers /= 8;
-	for (unsigned int i = 0; i < n; i++) {
-		if (!strcmp(subjects[i].what, "floor"))
-			floor = &subjects[i];
-		if (!subjects[i].path)
-			reference = &subjects[i];
-	}
-	for (unsigned int b = 0; b < o->batches; b++) {
-		for (unsigned int i = 0; i < n; i++) {
-			subjects[i].ns.count = 0;
-			subjects[i].buffers = 0;
-			subjects[i].counts = (struct path_counts){ 0 };
-			/* Warm caches and predictors; what is profiled goes without. */
-			if (!o->once && subjects[i].path)
-				measure(&subjects[i], o, two, o->batch[b], buffers / 10 + 1, false);
-		}
-		/* There and back again: A B C, C B A, so that none is always after the same. */
-		for (unsigned int r = 0; r < o->rounds; r++)
-			for (unsigned int i = 0; i < n; i++)
-				measure(&subjects[r % 2 ? n - 1 - i : i], o, two, o->batch[b],
-					buffers, true);
-		for (unsigned int i = 0; i < n; i++)
-			tell(&subjects[i], floor, reference, mode, o->batch[b], out);
-		fflush(stdout);
-	}
-	for (unsigned int i = 0; i < n; i++)
-		path_close(subjects[i].path);
 }
 
 static FILE *create(const char *path)
@@ -373,45 +374,51 @@ static void finish(FILE *file, const char *path)
 		die(1, "cannot write %s", path);
 }
 
+static bool have_two_cpus(const struct options *o)
+{
+	return o->cpus[0] != o->cpus[1] && CPU_ISSET((size_t)o->cpus[0], &o->everywhere) &&
+	       CPU_ISSET((size_t)o->cpus[1], &o->everywhere);
+}
+
 int main(int argc, char **argv)
 {
 	struct options o = { .size = 256, .depth = 64, .batches = 3, .batch = { 1, 8, 32 },
 			     .cpus = { 0, 1 } };
 	struct output out = { 0 };
-	bool one, two;
-	cpu_set_t set;
+	bool wanted[MODES];
 
 	parse(&o, argc, argv);
-	one = !o.mode || !strcmp(o.mode, "one");
-	two = !o.mode || !strcmp(o.mode, "two");
-	out.tsv = create(o.tsv);
-	out.json = create(o.json);
-	CPU_ZERO(&set);
-	if (two && (sched_getaffinity(0, sizeof(set), &set) ||
-		    !CPU_ISSET((size_t)o.cpus[0], &set) || !CPU_ISSET((size_t)o.cpus[1], &set) ||
-		    o.cpus[0] == o.cpus[1])) {
-		if (!one)
+	CPU_ZERO(&o.everywhere);
+	if (sched_getaffinity(0, sizeof(o.everywhere), &o.everywhere))
+		die(1, "cannot tell the processors: %s", strerror(errno));
+	for (unsigned int mode = 0; mode < MODES; mode++)
+		wanted[mode] = !o.mode || !strcmp(o.mode, mode_name(mode));
+	for (unsigned int kind = 0; kind < PEER_KINDS; kind++)
+		if (o.peer_count[kind] > out.peers)
+			out.peers = o.peer_count[kind];
+	if (wanted[MODE_TWO] && !have_two_cpus(&o)) {
+		if (o.mode)
 			die(1, "two threads need two processors, %d and %d are not both here",
 			    o.cpus[0], o.cpus[1]);
 		printf("# no runs with two threads: processors %d and %d are not both here\n",
 		       o.cpus[0], o.cpus[1]);
-		two = false;
+		wanted[MODE_TWO] = false;
 	}
+	out.tsv = create(o.tsv);
+	out.json = create(o.json);
 
 	printf("# ring of %u entries, EVENT_IDX, depth %u, processors %d and %d, %u rounds; "
 	       "ns per buffer\n", o.size, o.depth, o.cpus[0], o.cpus[1], o.rounds);
-	printf("%-5s %5s  %-10s %-5s %9s  %-16s %8s %11s\n", "mode", "batch", "what", "chain",
-	       "median", "min..max", "x floor", "x reference");
-	if (out.tsv)
-		fputs("mode\tbatch\twhat\tchain\tmedian_ns\tmin_ns\tmax_ns\tto_floor\t"
-		      "to_reference\tbuffers\tkicks_wanted\tcalls_wanted\n", out.tsv);
+	tell_head(&out);
 	if (out.json)
 		fprintf(out.json, "{\"size\": %u, \"depth\": %u, \"rounds\": %u, \"rows\": [", o.size,
 			o.depth, o.rounds);
-	if (one)
-		run_mode(&o, false, &out);
-	if (two)
-		run_mode(&o, true, &out);
+	for (unsigned int mode = 0; mode < MODES; mode++)
+		if (wanted[mode])
+			run_mode(mode, &o, &out);
+	if (out.disturbed)
+		printf("# something else ran on a processor during %u samples with two threads\n",
+		       out.disturbed);
 	if (out.json)
 		fputs("\n]}\n", out.json);
 	finish(out.tsv, o.tsv);

@@ -2,27 +2,38 @@
 # SPDX-License-Identifier: MIT
 # Build optimised and measure: what `make bench` does.
 #
-# usage: bench/run.sh [--quick] [--out DIR]
+# usage: bench/run.sh [--quick] [--ring] [--fifo] [--build DIR] [--out DIR]
 #
-#   --quick     about a minute instead of several
-#   --out DIR   keep every sample there as TSV
+#   --quick      about a minute instead of several
+#   --ring       only the rings, no disks
+#   --fifo       measure the rings in front of everything else that runs (chrt -f)
+#   --build DIR  build there (build-bench)
+#   --out DIR    keep every sample there as TSV, and the plots
 #
-# Environment:
-#   VIRTQ_REFERENCE   a program that takes --batch B --buffers N --cpu C and
-#                     prints 'ns_per_buffer X': another ring to stand beside ours
+# Environment: other rings, to stand beside ours in the same rounds; each may
+# name two programs, with a space between. All print 'ns_per_buffer X'.
+#   VIRTQ_REFERENCE         --batch B --buffers N --cpu C: both ends on one thread;
+#                           with --no-warm too, its instructions are counted
+#   VIRTQ_REFERENCE_TWO     --batch B --buffers N --cpus A,B: an end on each processor
+#   VIRTQ_REFERENCE_DEVICE  --batch B --buffers N --cpu C --chain 1|3|3i: a device end
 #
 # Installs nothing; tools/setup.sh bench does. Docs: docs/bench.md.
 set -eu
 cd "$(dirname "$0")/.."
 
 quick=
+ring_only=
+fifo=
 out=
+build=build-bench
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=1 ;;
-	--out)
-		[ $# -gt 1 ] || { echo 'run.sh: --out needs a directory' >&2; exit 2; }
-		out=$2
+	--ring) ring_only=1 ;;
+	--fifo) fifo='chrt -f 1' ;;
+	--build|--out)
+		[ $# -gt 1 ] || { echo "run.sh: $1 needs a directory" >&2; exit 2; }
+		[ "$1" = --out ] && out=$2 || build=$2
 		shift
 		;;
 	-h|--help) sed -n '3,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
@@ -31,11 +42,10 @@ while [ $# -gt 0 ]; do
 	shift
 done
 
-build=build-bench
-if [ ! -f $build/build.ninja ]; then
-	meson setup $build --buildtype=release -Db_ndebug=true >/dev/null
+if [ ! -f "$build/build.ninja" ]; then
+	meson setup "$build" --buildtype=release -Db_ndebug=true >/dev/null
 fi
-log=$(ninja -C $build bench/ring bench/blk cli/virtq 2>&1) || {
+log=$(ninja -C "$build" bench/ring bench/blk cli/virtq 2>&1) || {
 	echo "$log" >&2
 	exit 1
 }
@@ -47,12 +57,33 @@ echo "# libvirtq $(git describe --always --dirty 2>/dev/null || echo '(no git)')
 
 set --
 [ -z "$quick" ] || set -- "$@" --quick
-[ -z "${VIRTQ_REFERENCE:-}" ] || set -- "$@" --reference "$VIRTQ_REFERENCE"
+for program in ${VIRTQ_REFERENCE:-}; do set -- "$@" --reference "$program"; done
+for program in ${VIRTQ_REFERENCE_TWO:-}; do set -- "$@" --reference-two "$program"; done
+for program in ${VIRTQ_REFERENCE_DEVICE:-}; do set -- "$@" --reference-device "$program"; done
 [ -z "$out" ] || set -- "$@" --tsv "$out/ring.tsv" --json "$out/ring.json"
-$build/bench/ring "$@"
+$fifo "$build/bench/ring" "$@"
+[ -z "$out" ] || bench/plot.sh "$out/ring.tsv" "$out" || :
 
 echo
-set -- --build $build
+if command -v callgrind_annotate >/dev/null; then
+	set -- --batch 1,8,32 --helpers
+	# The first reference, if it can be counted.
+	for program in ${VIRTQ_REFERENCE:-}; do
+		! "$program" --no-warm --batch 1 --buffers 1 --cpu 0 >/dev/null 2>&1 ||
+			set -- "$@" --reference "$program"
+		break
+	done
+	echo '# instructions per buffer'
+	python3 bench/instructions.py $fifo "$build/bench/ring" "$@" ${out:+--tsv "$out/instructions.tsv"}
+	python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3 --helpers
+	python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3i --helpers
+else
+	echo '# no instructions counted: valgrind is not installed'
+fi
+[ -z "$ring_only" ] || exit 0
+
+echo
+set -- --build "$build"
 [ -z "$quick" ] || set -- "$@" --rounds 3 --seconds 0.3
 python3 bench/blk.py "$@" ${out:+--tsv "$out/blk.tsv"}
 echo
