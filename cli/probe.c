@@ -112,13 +112,14 @@ static int probe_look(struct probe *p, struct virtq_transport *t, struct virtq_e
 	p->queues = virtq_transport_queues(t);
 	p->mem_slots = virtq_vhost_user_mem_slots(t);
 	p->raw_features = virtq_vhost_user_raw_features(t);
-	p->transport_features = p->raw_features & ~offered.word[0];
+	p->transport_features = p->raw_features & ((uint64_t)1 << 26 | (uint64_t)1 << 30);
 	p->protocol_features = virtq_vhost_user_protocol_features(t);
 	p->device_id = virtq_transport_device_id(t);
 	p->certain = p->device_id != 0;
 
-	/* Only then may the configuration space be read. */
-	rc = virtq_transport_accept(t, virtq_features_and(offered, virtq_ring_features()), err);
+	/* Some back ends show their configuration space only then; legacy ones cannot be driven. */
+	rc = virtq_features_has(offered, VIRTIO_F_VERSION_1) ?
+	     virtq_transport_accept(t, virtq_features_and(offered, virtq_ring_features()), err) : 0;
 	if (rc < 0)
 		return rc;
 	len = probe_read_config(t, raw);

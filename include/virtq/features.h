@@ -74,6 +74,23 @@ static inline bool virtq_features_subset(struct virtq_features part,
 }
 
 /**
+ * virtq_features_choose - what a driver accepts of what a device offers
+ * @device_id: the device type (VIRTIO_ID_...), 0 if it is not known
+ * @offered:   by the device
+ * @wanted:    what the driver would make use of
+ *
+ * Leaves out what was not offered, what the standard reserves or does not
+ * define for that device type, and every bit whose prerequisite is left out
+ * (a network device's MQ without CTRL_VQ). VERSION_1 is in if it was offered.
+ *
+ * Return: the set to accept: a subset of @offered.
+ * Thread: any. Spec: VIRTIO 1.4, 2.2.1 and 5.x.3. Since: 0.1
+ */
+VIRTQ_API struct virtq_features virtq_features_choose(unsigned int device_id,
+						      struct virtq_features offered,
+						      struct virtq_features wanted);
+
+/**
  * virtq_feature_name - the standard's name of a feature bit
  * @device_id: the device type (VIRTIO_ID_...), 0 if it is not known
  * @bit:       the bit's number, 0..127

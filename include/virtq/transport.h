@@ -3,8 +3,9 @@
  * The driver's way to a device, whatever lies between: negotiate, share
  * memory, start queues. Each transport's own header has the call that opens one.
  *
- * Order of use: offered(), accept(), share(), start() for each queue; stop()
- * in any order; close(). config_read() any time after accept().
+ * Order of use: negotiate(), or offered() and accept(); share(); start() for
+ * each queue; stop() or queue_reset() in any order; close(). config_read() any
+ * time. reset() leads back to before accept(), with the memory still shared.
  *
  * Besides what each call lists, any of them may return -EIO (the other side
  * refused), -EPROTO (it broke the protocol; the connection is over),
@@ -24,7 +25,12 @@ extern "C" {
 
 struct virtq_transport;
 
-/** virtq_transport_offered - feature bits that the device offers a driver. */
+/**
+ * virtq_transport_offered - feature bits that the device offers a driver
+ *
+ * Without those that mean nothing here: reserved bits, bits of other transports
+ * or device types, bits that lack their prerequisite, and the transport's own.
+ */
 VIRTQ_API struct virtq_features virtq_transport_offered(const struct virtq_transport *t);
 
 /** virtq_transport_device_id - VIRTIO_ID_..., or 0 where the transport cannot tell. */
@@ -38,12 +44,48 @@ VIRTQ_API unsigned int virtq_transport_queues(const struct virtq_transport *t);
  * @features: what the driver wants, a subset of those offered
  * @err:      filled on failure; may be NULL
  *
- * Return: 0, -EINVAL (not a subset, or no VERSION_1 where the host is not
- *	little-endian), -EPROTO or another error of the connection.
+ * Once accepted they stay as they are until virtq_transport_reset().
+ *
+ * Return: 0, -EINVAL (not a subset, no VERSION_1, a bit without its
+ *	prerequisite, accepted before, or the device cannot work with that
+ *	set), -EPROTO or another error of the connection.
+ * Spec: VIRTIO 1.4, 2.2, 3.1.1, 6.1. Since: 0.1
  */
 VIRTQ_API int virtq_transport_accept(struct virtq_transport *t,
 				     struct virtq_features features,
 				     struct virtq_error *err);
+
+/**
+ * virtq_transport_negotiate - choose from what is offered, and accept that
+ * @device_id: what the driver takes the device for, 0 for whatever it is
+ * @wanted:    what the driver would make use of; it falls back without
+ * @required:  what it cannot work without
+ * @accepted:  receives what was settled; may be NULL
+ * @err:       filled on failure; may be NULL
+ *
+ * virtq_features_choose() and virtq_transport_accept() in one.
+ *
+ * Return: 0, -ENOTSUP (the device offers no VERSION_1, or not all of
+ *	@required), -EINVAL (it is of another type, or as for accept), or an
+ *	error of the connection.
+ * Spec: VIRTIO 1.4, 2.2.1, 3.1.1, 6.1. Since: 0.1
+ */
+VIRTQ_API int virtq_transport_negotiate(struct virtq_transport *t, unsigned int device_id,
+					struct virtq_features wanted,
+					struct virtq_features required,
+					struct virtq_features *accepted,
+					struct virtq_error *err);
+
+/**
+ * virtq_transport_reset - stop all queues and begin anew with accept()
+ *
+ * When it returns the device has let go of every queue; driver ends are made
+ * anew before they are started again.
+ *
+ * Return: 0 or an error of the connection.
+ * Spec: VIRTIO 1.4, 2.4. Since: 0.1
+ */
+VIRTQ_API int virtq_transport_reset(struct virtq_transport *t, struct virtq_error *err);
 
 /**
  * virtq_transport_config_read - read the device's configuration space
@@ -95,6 +137,23 @@ VIRTQ_API int virtq_transport_start(struct virtq_transport *t, unsigned int inde
  */
 VIRTQ_API int virtq_transport_stop(struct virtq_transport *t, unsigned int index,
 				   uint32_t *position, struct virtq_error *err);
+
+/**
+ * virtq_transport_queue_reset - reset one queue while the others go on
+ * @index: a queue that runs
+ * @err:   filled on failure; may be NULL
+ *
+ * When it returns 0 the device has confirmed: it has forgotten the queue and
+ * does not touch its memory any more. Take back what it used with
+ * virtq_driver_get(), the rest with virtq_driver_detach(); make a new driver
+ * end, of any size and anywhere in shared memory, and start it.
+ *
+ * Return: 0; -ENOTSUP (RING_RESET was not accepted), -EINVAL (it does not run),
+ *	or an error of the connection. On error the queue counts as running.
+ * Spec: VIRTIO 1.4, 2.6.1. Since: 0.1
+ */
+VIRTQ_API int virtq_transport_queue_reset(struct virtq_transport *t, unsigned int index,
+					  struct virtq_error *err);
 
 /**
  * virtq_transport_alive - has the other side gone away?

@@ -33,7 +33,7 @@ static uint64_t mapping_unit(int fd)
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct statfs fs;
 
-	if (fstatfs(fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0 &&
+	if (fstatfs(fd, &fs) == 0 && (uint32_t)fs.f_type == HUGETLBFS_MAGIC && fs.f_bsize > 0 &&
 	    is_power_of_2((uint64_t)fs.f_bsize) && (uint64_t)fs.f_bsize > page)
 		return (uint64_t)fs.f_bsize;
 	return page;

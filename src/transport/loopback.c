@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "transport/features.h"
 #include "transport/transport.h"
 
 struct loopback {
@@ -145,6 +146,24 @@ static int loopback_stop(struct virtq_transport *t, unsigned int i, uint32_t *po
 	return 0;
 }
 
+static int loopback_queue_reset(struct virtq_transport *t, unsigned int i,
+				struct virtq_error *err)
+{
+	uint32_t forgotten;
+
+	return loopback_stop(t, i, &forgotten, err);
+}
+
+static int loopback_reset(struct virtq_transport *t, struct virtq_error *err)
+{
+	struct virtq_model *model = loopback_of(t)->model;
+
+	(void)err;
+	if (model->ops->reset)
+		model->ops->reset(model);
+	return 0;
+}
+
 /* The rings stay where they are in this process; what changes is what they may name. */
 static int loopback_share(struct virtq_transport *t, struct virtq_map *map,
 			  struct virtq_error *err)
@@ -177,11 +196,8 @@ static int loopback_share(struct virtq_transport *t, struct virtq_map *map,
 
 static void loopback_close(struct virtq_transport *t)
 {
-	struct loopback *l = loopback_of(t);
-
-	if (l->model->ops->reset)
-		l->model->ops->reset(l->model);
-	free(l);
+	loopback_reset(t, NULL);
+	free(loopback_of(t));
 }
 
 static const struct transport_ops loopback_ops = {
@@ -190,6 +206,8 @@ static const struct transport_ops loopback_ops = {
 	.share = loopback_share,
 	.start = loopback_start,
 	.stop = loopback_stop,
+	.queue_reset = loopback_queue_reset,
+	.reset = loopback_reset,
 	.close = loopback_close,
 };
 
@@ -197,20 +215,26 @@ int virtq_loopback_open(struct virtq_transport **out, struct virtq_model *model,
 			struct virtq_engine *const *engines, unsigned int count,
 			struct virtq_error *err)
 {
+	struct virtq_features carried = features_of_fd_transports();
 	struct loopback *l;
+	int rc;
 
 	if (!model || !engines || !count)
 		return error_set(err, -EINVAL, "a loopback needs a model and an engine");
 	if (!model->queues || model->queues > TRANSPORT_QUEUES_MAX)
 		return error_set(err, -EINVAL, "a device has 1 to %u queues, not %u",
 				 TRANSPORT_QUEUES_MAX, model->queues);
+	rc = features_check(model->ops->device_id, model->features, FEATURES_OFFERED, err);
+	if (rc)
+		return rc;
 	l = calloc(1, sizeof(*l) + model->queues * sizeof(l->queues[0]));
 	if (!l)
 		return error_set(err, -ENOMEM, "no memory for a transport");
 	l->transport.ops = &loopback_ops;
-	l->transport.offered = virtq_features_or(model->features, virtq_ring_features_usual());
-	l->transport.offered = virtq_features_with(l->transport.offered, VIRTIO_F_IN_ORDER);
 	l->transport.device_id = model->ops->device_id;
+	/* For hardware, which this is not; it would only cost. */
+	carried = virtq_features_without(carried, VIRTIO_F_ORDER_PLATFORM);
+	transport_set_offered(&l->transport, virtq_features_or(model->features, carried), carried);
 	l->transport.queues = model->queues;
 	l->model = model;
 	l->engines = engines;

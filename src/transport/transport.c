@@ -6,7 +6,17 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "base/shm.h"
+#include "ring/layout.h"
+#include "transport/features.h"
+
+void transport_set_offered(struct virtq_transport *t, struct virtq_features raw,
+			   struct virtq_features carried)
+{
+	/* UNTRUSTED: what makes no sense is passed over (2.2.1), and the rest may do. */
+	t->offered = features_consistent(t->device_id,
+					 features_defined(t->device_id, raw, carried),
+					 FEATURES_OFFERED);
+}
 
 struct virtq_features virtq_transport_offered(const struct virtq_transport *t)
 {
@@ -23,33 +33,79 @@ unsigned int virtq_transport_queues(const struct virtq_transport *t)
 	return t->queues;
 }
 
-static int check_stopped(const struct virtq_transport *t, struct virtq_error *err)
-{
-	for (unsigned int i = 0; i < t->queues; i++)
-		if (t->running[i])
-			return error_set(err, -EINVAL, "queue %u runs: too late for features", i);
-	return 0;
-}
-
 int virtq_transport_accept(struct virtq_transport *t, struct virtq_features features,
 			   struct virtq_error *err)
 {
-	int rc = check_stopped(t, err);
+	struct virtq_features extra = {
+		{ features.word[0] & ~t->offered.word[0], features.word[1] & ~t->offered.word[1] }
+	};
+	int rc;
 
+	if (t->accepted)
+		return error_set(err, -EINVAL, "features are settled until the device is reset");
+	if (extra.word[0] || extra.word[1])
+		return error_set(err, -EINVAL,
+				 "feature bit %u and perhaps more are not among those offered, 0x%llx",
+				 features_lowest(extra), (unsigned long long)t->offered.word[0]);
+	/* Without it rings are in the byte order of the device, which we cannot know. */
+	if (!virtq_features_has(features, VIRTIO_F_VERSION_1))
+		return error_set(err, -EINVAL,
+				 virtq_features_has(t->offered, VIRTIO_F_VERSION_1) ?
+				 "VERSION_1 is offered and must be accepted" :
+				 "the device offers no VERSION_1: it is too old to be driven");
+	rc = features_check(t->device_id, features, FEATURES_ACCEPTED, err);
+	if (!rc)
+		rc = t->ops->accept(t, features, err);
 	if (rc)
 		return rc;
-	if (!virtq_features_subset(features, t->offered))
-		return error_set(err, -EINVAL,
-				 "features 0x%llx are not all among those offered, 0x%llx",
-				 (unsigned long long)features.word[0],
-				 (unsigned long long)t->offered.word[0]);
-	/* Without it rings are in the byte order of the device, which we cannot know. */
-	if (!SHM_HOST_LITTLE_ENDIAN && !virtq_features_has(features, VIRTIO_F_VERSION_1))
-		return error_set(err, -EINVAL, "on this host only VERSION_1 devices can be driven");
-	rc = t->ops->accept(t, features, err);
-	t->accepted = !rc;
+	t->accepted = true;
 	t->features = features;
+	return 0;
+}
+
+int virtq_transport_negotiate(struct virtq_transport *t, unsigned int device_id,
+			      struct virtq_features wanted, struct virtq_features required,
+			      struct virtq_features *accepted, struct virtq_error *err)
+{
+	struct virtq_features chosen, missing;
+	int rc;
+
+	if (device_id && t->device_id && device_id != t->device_id)
+		return error_set(err, -EINVAL, "the device is of type %u, not %u", t->device_id,
+				 device_id);
+	chosen = virtq_features_choose(device_id ? device_id : t->device_id, t->offered,
+				       virtq_features_or(wanted, required));
+	missing.word[0] = required.word[0] & ~chosen.word[0];
+	missing.word[1] = required.word[1] & ~chosen.word[1];
+	if (missing.word[0] || missing.word[1])
+		return error_set(err, -ENOTSUP,
+				 "the device does not offer feature bit %u, without which it is of no use",
+				 features_lowest(missing));
+	if (!virtq_features_has(chosen, VIRTIO_F_VERSION_1))
+		return error_set(err, -ENOTSUP,
+				 "the device offers no VERSION_1: it is too old to be driven");
+	rc = virtq_transport_accept(t, chosen, err);
+	if (!rc && accepted)
+		*accepted = chosen;
 	return rc;
+}
+
+int virtq_transport_reset(struct virtq_transport *t, struct virtq_error *err)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < t->queues && !rc; i++)
+		if (t->running[i])
+			rc = virtq_transport_stop(t, i, NULL, err);
+	if (!rc)
+		rc = t->ops->reset(t, err);
+	if (rc)
+		return rc;
+	t->accepted = false;
+	t->features = (struct virtq_features){ { 0, 0 } };
+	for (unsigned int i = 0; i < t->queues; i++)
+		t->was_reset[i] = true;
+	return 0;
 }
 
 int virtq_transport_config_read(struct virtq_transport *t, unsigned int offset, void *dst,
@@ -169,11 +225,19 @@ int virtq_transport_start(struct virtq_transport *t, unsigned int index,
 				 "features must be accepted and memory shared before queue %u can start",
 				 index);
 	rc = check_ring(t, q, err);
-	if (!rc)
-		rc = t->ops->start(t, index, q, kick_fd, call_fd, err);
-	if (!rc)
-		t->running[index] = q;
-	return rc;
+	if (rc)
+		return rc;
+	/* The device has forgotten where it was; so must the driver (2.6.1.2.2). */
+	if (t->was_reset[index] &&
+	    virtq_driver_position(q) != ring_position_start(t->features))
+		return error_set(err, -EINVAL,
+				 "queue %u was reset: its driver end must be made anew", index);
+	rc = t->ops->start(t, index, q, kick_fd, call_fd, err);
+	if (rc)
+		return rc;
+	t->running[index] = q;
+	t->was_reset[index] = false;
+	return 0;
 }
 
 int virtq_transport_stop(struct virtq_transport *t, unsigned int index, uint32_t *position,
@@ -188,6 +252,27 @@ int virtq_transport_stop(struct virtq_transport *t, unsigned int index, uint32_t
 	virtq_driver_stop(t->running[index]);
 	t->running[index] = NULL;
 	return rc;
+}
+
+int virtq_transport_queue_reset(struct virtq_transport *t, unsigned int index,
+				struct virtq_error *err)
+{
+	int rc;
+
+	if (!virtq_features_has(t->features, VIRTIO_F_RING_RESET))
+		return error_set(err, -ENOTSUP,
+				 "RING_RESET was not accepted: queue %u cannot be reset alone",
+				 index);
+	if (index >= t->queues || !t->running[index])
+		return error_set(err, -EINVAL, "queue %u does not run", index);
+	rc = t->ops->queue_reset(t, index, err);
+	/* Not confirmed: the device may still use what it was given (2.6.1.1.2). */
+	if (rc)
+		return rc;
+	virtq_driver_stop(t->running[index]);
+	t->running[index] = NULL;
+	t->was_reset[index] = true;
+	return 0;
 }
 
 int virtq_transport_alive(struct virtq_transport *t)

@@ -22,6 +22,9 @@
  * @start:       index; features accepted, memory shared, and the ring in it
  *               and of the accepted shape; nothing in flight; not running
  * @stop:        the queue runs, t->running[index]; counts as stopped whatever comes of it
+ * @queue_reset: as stop, but where it would go on is forgotten, and it counts
+ *               as stopped only if that succeeds
+ * @reset:       no queue runs; back to before accept(). Errors end the connection
  * @alive:       may be NULL: then it always is
  * @close:       all queues are stopped. Frees the transport
  */
@@ -35,6 +38,8 @@ struct transport_ops {
 		     int kick_fd, int call_fd, struct virtq_error *err);
 	int (*stop)(struct virtq_transport *t, unsigned int index, uint32_t *position,
 		    struct virtq_error *err);
+	int (*queue_reset)(struct virtq_transport *t, unsigned int index, struct virtq_error *err);
+	int (*reset)(struct virtq_transport *t, struct virtq_error *err);
 	int (*alive)(struct virtq_transport *t);
 	void (*close)(struct virtq_transport *t);
 };
@@ -51,7 +56,15 @@ struct virtq_transport {
 	struct virtq_map *map;		/* NULL until shared */
 	/* The driver ends of the queues that run, NULL for the others. */
 	struct virtq_driver *running[TRANSPORT_QUEUES_MAX];
+	bool was_reset[TRANSPORT_QUEUES_MAX];	/* and not started since */
 };
+
+/*
+ * Set what the driver is shown of @raw, what the device says that it offers;
+ * @carried: the device-independent bits of this transport.
+ */
+void transport_set_offered(struct virtq_transport *t, struct virtq_features raw,
+			   struct virtq_features carried);
 
 /*
  * The user address of @bytes at @host, or -EINVAL if they are not all in one

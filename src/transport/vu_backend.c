@@ -12,6 +12,7 @@
 #include <virtq/spec/virtio.h>
 
 #include "base/error.h"
+#include "transport/features.h"
 #include "transport/vu_session.h"
 
 /* How long to wait for descriptors or memory to be free again before the next accept. */
@@ -33,6 +34,8 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 {
 	struct virtq_vhost_user_server *server;
 	struct virtq_features offered;
+	unsigned int device_id;
+	int rc;
 
 	if (!config->model || !config->engines || !config->engine_count || config->listen_fd < 0)
 		return error_set(err, -EINVAL,
@@ -40,6 +43,12 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 	if (!config->model->queues || config->model->queues > VUSER_QUEUES_MAX)
 		return error_set(err, -EINVAL, "a vhost-user device has 1 to %u queues, not %u",
 				 VUSER_QUEUES_MAX, config->model->queues);
+	device_id = config->model->ops->device_id;
+	offered = virtq_features_or(config->model->features, config->features);
+	offered = virtq_features_with(offered, VIRTIO_F_VERSION_1);
+	rc = features_check(device_id, offered, FEATURES_OFFERED, err);
+	if (rc)
+		return rc;
 	server = calloc(1, sizeof(*server));
 	if (!server)
 		return error_set(err, -ENOMEM, "no memory for a server");
@@ -48,8 +57,7 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 	server->polls = calloc(POLL_RINGS + config->model->queues, sizeof(*server->polls));
 	server->stop_fd = virtq_notify_open();
 	if (!server->counters.queue || !server->polls || server->stop_fd < 0) {
-		int rc = server->stop_fd < 0 ? server->stop_fd : -ENOMEM;
-
+		rc = server->stop_fd < 0 ? server->stop_fd : -ENOMEM;
 		if (server->stop_fd >= 0)
 			close(server->stop_fd);
 		free(server->counters.queue);
@@ -58,12 +66,8 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 		return error_set_errno(err, rc, "cannot make a server");
 	}
 	pthread_mutex_init(&server->counters.lock, NULL);
-
-	offered = virtq_features_or(config->model->features, config->features);
-	offered = virtq_features_without(offered, VHOST_F_LOG_ALL);
-	/* A kick here is an eventfd, which carries no data (F-004). */
-	offered = virtq_features_without(offered, VIRTIO_F_NOTIFICATION_DATA);
-	offered = virtq_features_without(offered, VIRTIO_F_NOTIF_CONFIG_DATA);
+	/* What a driver could accept, we must be able to serve (2.2.2). */
+	offered = features_defined(device_id, offered, features_of_fd_transports());
 	offered = virtq_features_with(offered, VHOST_USER_F_PROTOCOL_FEATURES);
 	server->offered = offered.word[0];
 	*out = server;

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "ring/layout.h"
+#include "transport/features.h"
 #include "transport/transport.h"
 #include "transport/vu_sock.h"
 
@@ -26,6 +27,7 @@
 #define PROTOCOL_FEATURES (BIT(VHOST_USER_PROTOCOL_F_MQ) | \
 			   BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIG) | \
+			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
 
 struct vuser_frontend {
@@ -197,7 +199,7 @@ static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err
 
 static int negotiate(struct vuser_frontend *fe, struct virtq_error *err)
 {
-	struct virtq_features offered = { { 0, 0 } };
+	struct virtq_features raw = { { 0, 0 } };
 	int rc;
 
 	rc = call_empty(fe, VHOST_USER_SET_OWNER, err);
@@ -205,9 +207,9 @@ static int negotiate(struct vuser_frontend *fe, struct virtq_error *err)
 		rc = get_u64(fe, VHOST_USER_GET_FEATURES, &fe->raw_features, err);
 	if (rc)
 		return rc;
-	offered.word[0] = fe->raw_features;
-	offered = virtq_features_without(offered, VHOST_F_LOG_ALL);
-	fe->transport.offered = virtq_features_without(offered, VHOST_USER_F_PROTOCOL_FEATURES);
+	/* The protocol carries 64 bits; two of them, 26 and 30, are its own. */
+	raw.word[0] = fe->raw_features;
+	transport_set_offered(&fe->transport, raw, features_of_fd_transports());
 	/* VU-FE-005: offered is enough, acknowledged comes later. */
 	if (fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES))
 		rc = negotiate_protocol(fe, err);
@@ -459,6 +461,28 @@ static int frontend_stop(struct virtq_transport *t, unsigned int index, uint32_t
 	return 0;
 }
 
+static int frontend_queue_reset(struct virtq_transport *t, unsigned int index,
+				struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+	uint32_t forgotten;
+	int rc = 0;
+
+	if (fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES))
+		rc = set_state(fe, VHOST_USER_SET_VRING_ENABLE, index, 0, err);
+	/* Its answer is the confirmation. Where to begin again is told at each start. */
+	return rc ? rc : frontend_stop(t, index, &forgotten, err);
+}
+
+static int frontend_reset(struct virtq_transport *t, struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+
+	/* Where there is no such message, all rings stopped is what the protocol has for it. */
+	return agreed(fe, VHOST_USER_PROTOCOL_F_RESET_DEVICE) ?
+	       call_empty(fe, VHOST_USER_RESET_DEVICE, err) : 0;
+}
+
 static int frontend_alive(struct virtq_transport *t)
 {
 	struct vuser_frontend *fe = frontend_of(t);
@@ -485,6 +509,8 @@ static const struct transport_ops frontend_ops = {
 	.share = frontend_share,
 	.start = frontend_start,
 	.stop = frontend_stop,
+	.queue_reset = frontend_queue_reset,
+	.reset = frontend_reset,
 	.alive = frontend_alive,
 	.close = frontend_close,
 };

@@ -8,7 +8,7 @@
 #include <virtq/spec/virtio.h>
 
 #include "base/error.h"
-#include "base/shm.h"
+#include "transport/features.h"
 
 /* Longest wait for a client that does not read its answers. */
 #define REPLY_TIMEOUT_MS 1000u
@@ -67,15 +67,19 @@ static int check_features(struct vuser_session *s, uint64_t features, struct vir
 	const struct virtq_model *model = s->config->model;
 	struct vuser_session changed = { .features = features };
 	struct virtq_features driver = vuser_session_features(&changed);
+	int rc;
 
 	if (features & ~s->offered)
 		return error_set(err, -EINVAL, "features 0x%llx were acknowledged but not offered",
 				 (unsigned long long)(features & ~s->offered));
-	/* A legacy driver knows 32 bits: no newer ring layout, and the host's byte order. */
-	if (!virtq_features_has(driver, VIRTIO_F_VERSION_1) &&
-	    (!SHM_HOST_LITTLE_ENDIAN || driver.word[0] >> 32))
-		return error_set(err, -EINVAL, "features 0x%llx need VERSION_1",
+	/* What a legacy driver writes is in the byte order of its guest, which nobody tells. */
+	if (!virtq_features_has(driver, VIRTIO_F_VERSION_1))
+		return error_set(err, -EINVAL,
+				 "features 0x%llx lack VERSION_1: legacy drivers are not served",
 				 (unsigned long long)features);
+	rc = features_check(model->ops->device_id, driver, FEATURES_ACCEPTED, err);
+	if (rc)
+		return rc;
 	if (any_running(s) && features != s->features)
 		return error_set(err, -EBUSY, "features cannot change while queues run");
 	if (model->ops->features_ok && model->ops->features_ok(s->config->model, driver))

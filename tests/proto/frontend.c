@@ -166,7 +166,7 @@ static void *run_script(void *arg)
 				wire[12]++;
 				break;
 			case WRONG_BASE:
-				wire[16 + 2] = 1;
+				memcpy(wire + 16, &(uint32_t){ 0x10000 }, 4);
 				break;
 			case ZERO:
 				memset(wire + 12, 0, 8);
@@ -260,7 +260,8 @@ static void test_handshake(void **state)
 {
 	struct script s = modern(), old = modern();
 	struct virtq_transport *t;
-	uint64_t agreed = BIT(0) | BIT(3) | BIT(9) | BIT(15), features = 0;
+	uint64_t word;
+	uint64_t agreed = BIT(0) | BIT(3) | BIT(9) | BIT(13) | BIT(15), features = layouts[0];
 
 	(void)state;
 	assert_int_equal(attach(&s, &t, NULL), 0);
@@ -286,8 +287,9 @@ static void test_handshake(void **state)
 	assert_int_equal(old.logged, 2);		/* VU-FE-005 */
 	assert_int_equal(virtq_transport_queues(t), 1);
 	assert_int_equal(virtq_vhost_user_mem_slots(t), 8);
-	assert_int_equal(virtq_transport_accept(t, (struct virtq_features){ { 0, 0 } }, NULL), 0);
-	assert_int_equal(virtq_transport_config_read(t, 0, &features, 8, NULL), -ENOTSUP);
+	assert_int_equal(virtq_transport_accept(t, (struct virtq_features){ { features, 0 } },
+						NULL), 0);
+	assert_int_equal(virtq_transport_config_read(t, 0, &word, 8, NULL), -ENOTSUP);
 	detach(&old, t);
 	expect(&old, 2, VHOST_USER_SET_FEATURES, &features, 8, 0, false);
 	assert_string_equal(virtq_vhost_user_protocol_name(15), "CONFIGURE_MEM_SLOTS");

@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../emulated.h"
+
 #define DISK_BYTES (8u << 20)
 #define DAEMON "qemu-storage-daemon"
 
@@ -161,7 +163,12 @@ int main(void)
 	};
 
 	if (system("command -v " DAEMON " >/dev/null")) {
-		fprintf(stderr, "skipped: %s is not installed\n", DAEMON);
+		printf("skipped: %s is not installed\n", DAEMON);
+		return 77;
+	}
+	/* vhost-user speaks the machine's own byte order. */
+	if (emulated() && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) {
+		printf("skipped: the daemon runs on this machine, whose byte order is another\n");
 		return 77;
 	}
 	return cmocka_run_group_tests(tests, NULL, NULL);

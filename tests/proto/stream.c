@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../emulated.h"
+
 static void send_bytes(int fd, const void *bytes, size_t count)
 {
 	assert_int_equal(send(fd, bytes, count, MSG_NOSIGNAL), count);
@@ -176,12 +178,18 @@ static void test_descriptors_in_wrong_places(void **state)
 {
 	struct rig *r = *state;
 	uint32_t call[5] = { VHOST_USER_SET_VRING_CALL, VHOST_USER_VERSION, 8, 0, 0 };
-	uint32_t call_no_fd[5] = { VHOST_USER_SET_VRING_CALL, VHOST_USER_VERSION, 8, 0x100, 0 };
+	uint32_t call_no_fd[5] = { VHOST_USER_SET_VRING_CALL, VHOST_USER_VERSION, 8 };
 	uint32_t table[5] = { VHOST_USER_SET_MEM_TABLE, VHOST_USER_VERSION, 8, 0, 0 };
 	const uint8_t *bytes = (const uint8_t *)call;
 	unsigned int before = open_fds() + 1, refused = 0;
+	uint64_t no_fd = 0x100;
+	unsigned int kept = 0;
 	int fds[16], efd = virtq_notify_open();
 
+	memcpy(call_no_fd + 3, &no_fd, sizeof(no_fd));
+	/* qemu-user 7.2 does not close what it cuts off: 8 of 16, 1 of 9, 8 of 16 in what follows. */
+	if (emulated())
+		kept = 17;
 	for (unsigned int i = 0; i < 16; i++)
 		fds[i] = efd;
 	for (unsigned int i = 0; i < 8 + sizeof(no_fd_messages) / 4; i++) {
@@ -227,9 +235,9 @@ static void test_descriptors_in_wrong_places(void **state)
 		rig_await(r, VIRTQ_VU_REFUSED, ++refused, NULL);
 		close(fd);
 	}
-	for (unsigned int tries = 0; open_fds() != before && tries < 1000; tries++)
+	for (unsigned int tries = 0; open_fds() > before + kept && tries < 1000; tries++)
 		usleep(1000);
-	assert_int_equal(open_fds(), before);
+	assert_in_range(open_fds(), before, before + kept);
 	close(efd);
 }
 
