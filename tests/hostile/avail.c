@@ -4,7 +4,7 @@
 
 static const struct elem one = { RIG_DATA_GPA, 4, 0, 0 };
 
-/* S-DEV-018, S-DEV-019: the index claims @jump more chains than were offered. */
+/* S-DEV-018, S-DEV-039: the index claims @jump more chains than were offered. */
 static void claim(const struct shape *shape, uint16_t jump)
 {
 	struct liar l;
@@ -57,7 +57,7 @@ static void test_step_back_later(void **state)
 	liar_close(&l);
 }
 
-/* S-DEV-017. */
+/* S-DEV-017, S-DEV-039: the queue stops, says why, and its neighbour does not notice. */
 static void test_head_range(void **state)
 {
 	const struct shape *shape = *state;
@@ -149,7 +149,7 @@ static void test_all_on_loan(void **state)
 	}
 }
 
-/* S-DEV-014, S-DEV-031: a member of a chain on loan offered as a head: odd, and harmless. */
+/* S-DEV-031: a member of a chain on loan offered as a head: odd, and harmless. */
 static void test_members_shared(void **state)
 {
 	static const struct elem chain[2] = { { RIG_DATA_GPA, 4, F_NEXT, 1 },

@@ -111,14 +111,14 @@ static void test_split_flags(void **state)
 		assert_int_equal(kick, 1);
 		assert_int_equal(call, 1);
 	}
-	/* S-DEV-037, S-DEV-038: and they stay as they are. */
+	/* S-DEV-038: and they stay as they are. */
 	assert_int_equal(get16(used_event(&r)), (uint16_t)((ROUNDS(&r) - 1) * 40503));
 	assert_int_equal(get16(avail_event(&r)), (uint16_t)((ROUNDS(&r) - 1) * 40503));
 	rig_close(&r);
 }
 
 /*
- * N-DEV-010, N-DRV-010, N-DEV-016: an event word that says any number at all.
+ * N-DEV-010, N-DRV-010, S-DEV-037: an event word that says any number at all.
  * What it asks for is counted by hand; buffers flow whatever it says.
  */
 static void test_any_event(void **state)

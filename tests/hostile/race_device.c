@@ -298,8 +298,8 @@ int main(void)
 
 	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
 		matrix_add_shapes(&m, runs[i].shape.packed ?
-				  "P-DEV-021 P-DEV-032 a driver thread rewrites the ring" :
-				  "S-DEV-026 S-DEV-027 a driver thread rewrites the ring",
+				  "P-DEV-032 a driver thread rewrites the ring" :
+				  "S-DEV-027 a driver thread rewrites the ring",
 				  test_race, &runs[i].shape, 1);
 	return matrix_run(&m, "racing drivers");
 }

@@ -164,7 +164,7 @@ static void test_repeated(void **state)
 	caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 0);
 }
 
-/* S-DRV-041, S-DRV-036: honest ones, out of order, at the largest length. */
+/* S-DRV-041: honest ones, out of order, at the largest length. */
 static void test_honest(void **state)
 {
 	struct virtq_completion done;
@@ -239,7 +239,7 @@ static void test_index_counts_staged(void **state)
 /* ---- Scribbling --------------------------------------------------------- */
 
 /*
- * S-DRV-039, P-DRV-007: after it took buffers, the device fills descriptor
+ * S-DRV-039: after it took buffers, the device fills descriptor
  * table, available entries and indirect tables with noise. The driver end keeps
  * its own books: a thousand rounds later every buffer is what it was.
  */

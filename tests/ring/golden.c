@@ -236,7 +236,7 @@ static void test_packed_three_laps(void **state)
 		} else {
 			assert_int_equal(get16(r.desc.driver + 16 * head + 14), used);
 		}
-		/* P-DEV-004: the other slot stays as the driver left it. */
+		/* The other slot stays as the driver left it. */
 		packed_is(&r, tail, W, 9, tail_lap | F_WRITE);
 		rig_collect(&r, 1);
 		at += 2;

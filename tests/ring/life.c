@@ -284,7 +284,7 @@ static void test_go_on_from_position(void **state)
 	rig_close(&r);
 }
 
-/* P-DEV-022: a device that stops with requests published but not popped, and one pushed. */
+/* A device that stops with requests published but not popped, and one pushed. */
 static void test_device_goes_on_behind_the_driver(void **state)
 {
 	const struct shape *shape = *state;
@@ -422,7 +422,7 @@ int main(void)
 	matrix_add(&m, "detach gives each token once", test_detach, AT_LEAST_2 | ALSO_IN_ORDER);
 	matrix_add(&m, "N-DEV-012 go on from a position", test_go_on_from_position,
 		   NOT_HUGE | ALSO_IN_ORDER);
-	matrix_add(&m, "P-DEV-022 a device goes on behind the driver",
+	matrix_add(&m, "a device goes on behind the driver",
 		   test_device_goes_on_behind_the_driver, AT_LEAST_5);
 	matrix_add(&m, "P-DEV-033 reset in mid-lap", test_reset, ONLY_NEW | ALSO_IN_ORDER);
 	matrix_add(&m, "in the caller's memory", test_in_own_memory, ONLY_NEW | ALSO_IN_ORDER);

@@ -269,7 +269,7 @@ static uint16_t device_flags(struct rig *r)
 }
 
 /*
- * N-DRV-001..003, N-DEV-001..003, N-DRV-015, N-DEV-015: which values the words
+ * N-DRV-001, N-DRV-003, N-DEV-001, N-DEV-003, N-DRV-015, N-DEV-015: which values the words
  * take over a long random run of arming, disarming and traffic.
  */
 static void test_words_stay_legal(void **state)

@@ -310,7 +310,7 @@ static void test_full_batch_reversed(void **state)
 		for (uint32_t i = 0; i < shape->size; i++) {
 			assert_int_equal(token_value(done[i].token),
 					 shape->in_order ? i : shape->size - 1 - i);
-			/* S-DEV-035, P-DRV-028: nothing writable, nothing written. */
+			/* S-DEV-035: nothing writable, nothing written. */
 			assert_int_equal(done[i].written, 0);
 		}
 	}
