@@ -8,7 +8,11 @@
 #   make install    DESTDIR=... PREFIX=/usr/local
 # and for developers:
 #   make check-asan check-tsan   the tests under sanitizers
+#   make check-cross             the tests for s390x, armhf and aarch64, under qemu-user (minutes)
 #   make check-guest             every guest configuration, not just two
+#   make fuzz                   each fuzz target for FUZZ_SECONDS (30), see docs/fuzzing.md
+#   make check-mutants           break the rules one by one; the tests must notice (long)
+#   make soak-ring               10^8 notifications between two threads (minutes)
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -40,9 +44,27 @@ check-tsan:
 	CC=clang tools/check.sh $(BUILD)-tsan --no-suite guest --no-suite interop --no-suite package -- \
 		-Db_sanitize=thread -Db_lundef=false
 
+check-cross:
+	tools/setup.sh cross
+	tools/check-cross.sh $(BUILD)-cross
+
 check-guest:
 	tools/setup.sh check
 	tools/check.sh $(BUILD)-check --suite guest --suite guest-full
+
+soak-ring:
+	tools/setup.sh check
+	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
+	ninja -C $(BUILD)-soak tests/ring/test-ring-stress
+	$(BUILD)-soak/tests/ring/test-ring-stress --notifications 100000000
+
+check-mutants:
+	tools/setup.sh check
+	tools/mutants.py .
+
+fuzz:
+	tools/setup.sh fuzz
+	tools/fuzz.sh run
 
 bench:
 	tools/setup.sh bench
@@ -61,4 +83,4 @@ install:
 clean:
 	rm -rf build build-*
 
-.PHONY: all demo check check-asan check-tsan check-guest bench install clean
+.PHONY: all demo check check-asan check-tsan check-cross check-guest check-mutants soak-ring fuzz bench install clean

@@ -7,6 +7,9 @@ image=$(mktemp)
 trap 'rm -f "$image"' EXIT
 head -c 65536 /dev/urandom >"$image"
 disk=$1
+run=${MESON_EXE_WRAPPER:-}		# words; set where the disk is built for another processor
 shift
-"$disk" "$image" "$@" | cmp -n 4096 - "$image"
-[ "$("$disk" "$image" "$@" | wc -c)" -eq 4096 ]
+# shellcheck disable=SC2086
+$run "$disk" "$image" "$@" | cmp -n 4096 - "$image"
+# shellcheck disable=SC2086
+[ "$($run "$disk" "$image" "$@" | wc -c)" -eq 4096 ]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that building, testing or measuring libvirtq needs.
 #
-# usage: tools/setup.sh [build|check|demo|bench|docs]...      (no set means build)
+# usage: tools/setup.sh [build|check|cross|demo|bench|fuzz|docs]...      (no set means build)
 #
 # Installs only what is missing, so it costs a few milliseconds when there is
 # nothing to do, and then it prints nothing.
@@ -14,8 +14,13 @@ build='gcc libc6-dev make meson ninja-build pkg-config python3
 check="$build clang libclang-rt-14-dev g++
        qemu-system-x86 qemu-system-common qemu-utils qemu-block-extra
        busybox-static e2fsprogs kmod cpio gzip spin"
+cross="$build qemu-user apt
+       gcc-s390x-linux-gnu libc6-dev-s390x-cross
+       gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
+       gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 demo="$build e2fsprogs"
-bench="$build qemu-system-common fio gnuplot-nox" # qemu-system-common: qemu-storage-daemon
+bench="$build qemu-system-common fio gnuplot-nox valgrind" # qemu-system-common: qemu-storage-daemon
+fuzz="$build clang libclang-rt-14-dev llvm"
 docs='doxygen'
 
 say() { printf 'setup.sh: %s\n' "$*" >&2; }
@@ -27,11 +32,13 @@ for set in "$@"; do
 	case $set in
 	build) wanted="$wanted $build" ;;
 	check) wanted="$wanted $check" ;;
+	cross) wanted="$wanted $cross" ;;
 	demo)  wanted="$wanted $demo" ;;
 	bench) wanted="$wanted $bench" ;;
+	fuzz)  wanted="$wanted $fuzz" ;;
 	docs)  wanted="$wanted $docs" ;;
 	-h|--help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-	*) die "there is no set '$set'; the sets are build, check, demo, bench and docs." ;;
+	*) die "there is no set '$set'; the sets are build, check, cross, demo, bench, fuzz and docs." ;;
 	esac
 done
 # One word after the other, each once.
