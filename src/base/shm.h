@@ -113,6 +113,18 @@ static inline void shm_store64(virtq_le64 *p, uint64_t v)
 }
 
 /*
+ * Neighbouring fields in one store of 64 bits, where a machine has one; @p is
+ * the first of them and aligned to 8. In which order the halves of it become
+ * visible means nothing: whoever looks at them has been let in by a later store.
+ */
+static inline void shm_store_words(virtq_le32 *p, uint32_t first, uint16_t second,
+				   uint16_t third)
+{
+	shm_store64((virtq_le64 *)(void *)p,
+		    first | (uint64_t)second << 32 | (uint64_t)third << 48);
+}
+
+/*
  * Copy @bytes out of shared memory once. The barrier keeps the compiler from
  * reading the source again where it finds the copy being used.
  */

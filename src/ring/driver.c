@@ -14,6 +14,8 @@
 #include "ring/split.h"
 
 #define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
+/* A table costs the device another cache miss; shorter chains have one only where entries are scarce. */
+#define INDIRECT_FROM 4u
 
 /* A buffer in flight, by head (split) or id (packed). */
 struct chain {
@@ -21,7 +23,6 @@ struct chain {
 	uint64_t serial;		/* how many were added before it */
 	uint32_t writable_bytes;	/* at most this much may be reported as written */
 	uint16_t entries;		/* ring entries it takes; 0: not in flight */
-	uint16_t last;			/* split: its last descriptor */
 };
 
 struct virtq_driver {
@@ -31,10 +32,12 @@ struct virtq_driver {
 	bool live;			/* published, and not stopped since */
 	bool notification_data;
 	uint32_t room;			/* free ring entries */
-	uint32_t in_flight;		/* chains added and not taken back */
 	uint64_t added;			/* chains ever added */
 	uint64_t published;		/* of those, how many the device has been shown */
+	uint64_t taken;			/* of those, how many came back */
+	uint32_t segs_max;
 	uint32_t indirect_entries;
+	uint32_t indirect_from;		/* chains of this many elements go indirect in any case */
 	union {
 		struct split_driver split;
 		struct packed_driver packed;
@@ -45,11 +48,12 @@ struct virtq_driver {
 	struct virtq_fault fault;
 	struct virtq_ring ring;
 	uint32_t detach_at;
-	/* In order: one used element may stand for many buffers. */
-	uint16_t oldest;		/* head or id of the buffer in flight longest */
-	bool batch_open;		/* buffers up to @batch_last are used, not all taken yet */
-	uint16_t batch_last;
-	uint32_t batch_length;		/* of that last one */
+	struct batch {			/* in order: one used element may stand for many buffers */
+		uint16_t oldest;	/* head or id of the buffer in flight longest */
+		bool open;		/* buffers up to @last are used, not all taken yet */
+		uint16_t last;
+		uint32_t length;	/* of that last one */
+	} batch;
 };
 
 /* ---- Set-up ------------------------------------------------------------- */
@@ -138,6 +142,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 						  VIRTIO_F_NOTIFICATION_DATA);
 	q->chains = (struct chain *)(void *)((uint8_t *)memory + chains_offset());
 	links = (uint16_t *)(void *)((uint8_t *)memory + links_offset(config->ring.size));
+	q->segs_max = config->segs_max ? config->segs_max : UINT32_MAX;
 	if (config->indirect &&
 	    virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC)) {
 		q->indirect_on = true;
@@ -146,6 +151,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 		/* No chain may be longer than the queue, tables counted (2.7.5.3.1, 2.8.19). */
 		q->indirect_entries = config->indirect_entries < config->ring.size ?
 				      config->indirect_entries : config->ring.size;
+		q->indirect_from = config->indirect_from ? config->indirect_from : INDIRECT_FROM;
 	}
 	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_ring_set(&q->packed.ring, &config->ring, event_idx, platform);
@@ -213,86 +219,140 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 	return whole;
 }
 
-/* Stage @count elements, for which there is room, and remember the buffer. */
-ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
-			 uint32_t readable, uint32_t count, uint16_t flags,
-			 uint64_t writable_bytes, void *token, const enum ring_layout layout)
+/*
+ * What adding moves on, in registers for the length of one call: every store
+ * into the ring may, for all the compiler knows, change @q.
+ */
+struct adding {
+	uint32_t room;
+	uint64_t added;
+	struct split_fill split;
+	struct packed_fill packed;
+};
+
+ALWAYS_INLINE struct adding adding_begin(const struct virtq_driver *q,
+					 const enum ring_layout layout)
 {
-	uint16_t head, last = 0;
+	struct adding a = { .room = q->room, .added = q->added };
+
+	if (LAYOUT_IS_PACKED(layout))
+		a.packed = q->packed.fill;
+	else
+		a.split = q->split.fill;
+	return a;
+}
+
+ALWAYS_INLINE void adding_end(struct virtq_driver *q, const struct adding *a,
+			      const enum ring_layout layout)
+{
+	q->room = a->room;
+	q->added = a->added;
+	if (LAYOUT_IS_PACKED(layout))
+		q->packed.fill = a->packed;
+	else
+		q->split.fill = a->split;
+}
+
+/* Stage @count elements, for which there is room, and remember the buffer. */
+ALWAYS_INLINE void stage(struct virtq_driver *q, struct adding *a, const struct virtq_seg *segs,
+			 uint32_t readable, uint32_t count, uint16_t flags,
+			 uint32_t writable_bytes, void *token, const enum ring_layout layout)
+{
+	uint16_t head;
 	struct chain *chain;
 
 	if (LAYOUT_IS_PACKED(layout))
-		head = packed_driver_stage(&q->packed, segs, readable, count, flags);
+		head = packed_driver_stage(&q->packed.ring, q->packed.next_id, &a->packed, segs,
+					   readable, count, flags);
 	else
-		head = split_driver_stage(&q->split, segs, readable, count, flags, &last);
+		head = split_driver_stage(&q->split.ring, q->split.next, &a->split, segs,
+					  readable, count, flags);
 	chain = &q->chains[head];
 	chain->token = token;
-	chain->serial = q->added++;
-	chain->writable_bytes = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
+	chain->serial = a->added++;
+	chain->writable_bytes = writable_bytes;
 	chain->entries = (uint16_t)count;
-	chain->last = last;
-	q->room -= count;
-	q->in_flight++;
+	a->room -= count;
 }
 
-/* A buffer of several elements: as an indirect table if there are such, else as a chain. */
-NEVER_INLINE static int add_many(struct virtq_driver *q, const struct virtq_buffer *buf,
-				 const enum ring_layout layout)
+/*
+ * Whether a chain of @count elements, more than one, goes into a table: long
+ * ones do, and all do when ring entries are getting scarce.
+ */
+ALWAYS_INLINE bool wants_table(const struct virtq_driver *q, uint32_t room, uint32_t count)
+{
+	return q->indirect_on && count > 1 && count <= q->indirect_entries &&
+	       (count >= q->indirect_from || room < q->ring.size / 2 || count > room);
+}
+
+/* A buffer of several elements: as a chain, or as one entry that names a table. */
+NEVER_INLINE static int add_many(struct virtq_driver *q, struct adding *adding,
+				 const struct virtq_buffer *buf, const enum ring_layout layout)
 {
 	uint32_t count = (uint32_t)buf->readable + buf->writable;
 	const struct virtq_seg *segs = buf->segs;
 	uint64_t readable_bytes = total_bytes(segs, buf->readable);
 	uint64_t writable_bytes = total_bytes(segs + buf->readable, buf->writable);
+	struct adding a = *adding;
+	uint32_t writable;
 
 	if (UNLIKELY(!count || (buf->readable && !readable_bytes) ||
 		     (buf->writable && !writable_bytes) ||
 		     readable_bytes + writable_bytes > MAX_CHAIN_BYTES))
 		return -EINVAL;
+	if (UNLIKELY(count > q->segs_max))
+		return -EMSGSIZE;
+	/* A chain may hold 2^32 bytes, the used length can say one fewer. */
+	writable = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
 
-	if (q->indirect_on && count <= q->indirect_entries) {
+	if (wants_table(q, a.room, count)) {
 		struct virtq_seg table;
 
-		if (UNLIKELY(!q->room))
+		if (UNLIKELY(!a.room))
 			return -ENOSPC;
 		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? q->packed.free_head :
-							       q->split.free_head,
+		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? a.packed.free_head :
+							       a.split.free_head,
 				      buf, count, layout);
-		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable_bytes, buf->token, layout);
-		return 0;
-	}
-	if (UNLIKELY(count > q->room))
+		stage(q, &a, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable, buf->token, layout);
+	} else if (UNLIKELY(count > a.room)) {
 		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
-	stage(q, segs, buf->readable, count, 0, writable_bytes, buf->token, layout);
-	return 0;
-}
-
-ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
-			  const enum ring_layout layout)
-{
-	uint32_t len;
-
-	if ((uint32_t)buf->readable + buf->writable != 1)
-		return add_many(q, buf, layout);
-	len = buf->segs[0].len;
-	if (UNLIKELY(!len))
-		return -EINVAL;
-	if (UNLIKELY(!q->room))
-		return -ENOSPC;
-	stage(q, buf->segs, buf->readable, 1, 0, buf->writable ? len : 0, buf->token, layout);
+	} else {
+		stage(q, &a, segs, buf->readable, count, 0, writable, buf->token, layout);
+	}
+	*adding = a;
 	return 0;
 }
 
 ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *bufs,
 			  unsigned int count, const enum ring_layout layout)
 {
-	for (unsigned int i = 0; i < count; i++) {
-		int rc = add_one(q, &bufs[i], layout);
+	struct adding a = adding_begin(q, layout);
+	unsigned int i = 0;
+	int rc = 0;
 
-		if (UNLIKELY(rc))
-			return i ? (int)i : rc;
+	for (; i < count; i++) {
+		const struct virtq_buffer *buf = &bufs[i];
+
+		if (LIKELY((uint32_t)buf->readable + buf->writable == 1)) {
+			uint32_t len = buf->segs->len;
+
+			rc = UNLIKELY(!len) ? -EINVAL : UNLIKELY(!a.room) ? -ENOSPC : 0;
+			if (UNLIKELY(rc))
+				break;
+			stage(q, &a, buf->segs, buf->readable, 1, 0, buf->writable ? len : 0,
+			      buf->token, layout);
+		} else {
+			struct adding many = a;
+
+			rc = add_many(q, &many, buf, layout);
+			if (UNLIKELY(rc))
+				break;
+			a = many;
+		}
 	}
-	return (int)count;
+	adding_end(q, &a, layout);
+	return i ? (int)i : rc;
 }
 
 int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
@@ -301,6 +361,44 @@ int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 	if (UNLIKELY(q->dead))
 		return q->dead;
 	FOR_LAYOUT(q->layout, add_all, q, bufs, count);
+}
+
+/*
+ * Two passes: which buffers, youngest first, with the head or id of each where
+ * the length will stand; then back with them, in that order, so that the free
+ * list becomes what it was.
+ */
+int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, unsigned int max)
+{
+	uint64_t count = q->added - q->published;
+
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	if (count > max)
+		count = max;
+	for (uint32_t id = 0; count && id < q->ring.size; id++) {
+		const struct chain *chain = &q->chains[id];
+		uint64_t age = q->added - 1 - chain->serial;
+
+		if (chain->entries && age < count) {
+			back[age].token = chain->token;
+			back[age].written = id;
+		}
+	}
+	for (uint64_t i = 0; i < count; i++) {
+		uint16_t id = (uint16_t)back[i].written;
+		struct chain *chain = &q->chains[id];
+
+		back[i].written = 0;
+		if (LAYOUT_IS_PACKED(q->layout))
+			packed_driver_unstage(&q->packed, id, chain->entries);
+		else
+			split_driver_unstage(&q->split, id);
+		q->room += chain->entries;
+		chain->entries = 0;
+	}
+	q->added -= count;
+	return (int)count;
 }
 
 int virtq_driver_publish(struct virtq_driver *q)
@@ -327,6 +425,49 @@ NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_cod
 	return q->dead;
 }
 
+/* What getting moves on, in registers for the length of one call; see struct adding. */
+struct getting {
+	uint32_t room;
+	uint64_t taken;
+	uint16_t free_head;		/* of descriptors (split) or ids (packed) */
+	uint16_t used_seen;		/* split */
+	struct packed_cursor used;	/* packed */
+	struct batch batch;		/* in order */
+};
+
+ALWAYS_INLINE struct getting getting_begin(const struct virtq_driver *q,
+					   const enum ring_layout layout)
+{
+	struct getting g = { .room = q->room, .taken = q->taken };
+
+	if (LAYOUT_IS_PACKED(layout)) {
+		g.used = q->packed.used;
+		g.free_head = q->packed.fill.free_head;
+	} else {
+		g.used_seen = q->split.used_seen;
+		g.free_head = q->split.fill.free_head;
+	}
+	if (LAYOUT_IS_IN_ORDER(layout))
+		g.batch = q->batch;
+	return g;
+}
+
+ALWAYS_INLINE void getting_end(struct virtq_driver *q, const struct getting *g,
+			       const enum ring_layout layout)
+{
+	q->room = g->room;
+	q->taken = g->taken;
+	if (LAYOUT_IS_PACKED(layout)) {
+		q->packed.used = g->used;
+		q->packed.fill.free_head = g->free_head;
+	} else {
+		q->split.used_seen = g->used_seen;
+		q->split.fill.free_head = g->free_head;
+	}
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->batch = g->batch;
+}
+
 /*
  * Does a used id and length name a buffer in flight and fit it? UNTRUSTED: a
  * buffer that the device has not been shown yet cannot be used either.
@@ -342,25 +483,31 @@ ALWAYS_INLINE int check_used(struct virtq_driver *q, uint32_t id, uint32_t len, 
 }
 
 /* The buffer @id is used: step over it, free it, tell the caller. */
-ALWAYS_INLINE void complete(struct virtq_driver *q, struct virtq_completion *done, uint16_t id,
-			    uint32_t len, const enum ring_layout layout)
+ALWAYS_INLINE void complete(struct virtq_driver *q, struct getting *g,
+			    struct virtq_completion *done, uint16_t id, uint32_t len,
+			    const enum ring_layout layout)
 {
 	struct chain *chain = &q->chains[id];
+	uint32_t entries = chain->entries;
 
 	done->token = chain->token;
 	done->written = len;
-	if (LAYOUT_IS_PACKED(layout)) {
-		packed_driver_skip(&q->packed, chain->entries);
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			packed_driver_release(&q->packed, id);
-	} else {
-		q->split.used_seen++;
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			split_driver_release(&q->split, id, chain->last);
-	}
-	q->room += chain->entries;
-	q->in_flight--;
 	chain->entries = 0;
+	if (LAYOUT_IS_PACKED(layout)) {
+		packed_advance(&g->used, entries, q->ring.size);
+		if (!LAYOUT_IS_IN_ORDER(layout)) {
+			q->packed.next_id[id] = g->free_head;
+			g->free_head = id;
+		}
+	} else {
+		g->used_seen++;
+		if (!LAYOUT_IS_IN_ORDER(layout))
+			/* A table is one descriptor, whatever it holds. */
+			g->free_head = split_driver_release(q->split.next, id, entries,
+							    g->free_head);
+	}
+	g->room += entries;
+	g->taken++;
 }
 
 /*
@@ -368,82 +515,85 @@ ALWAYS_INLINE void complete(struct virtq_driver *q, struct virtq_completion *don
  * names. UNTRUSTED: no more of them than the used index has moved on, which in
  * the packed ring nothing says.
  */
-ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index,
-			     uint32_t ready, const enum ring_layout layout)
+ALWAYS_INLINE int open_batch(struct virtq_driver *q, struct batch *batch, uint32_t id,
+			     uint32_t len, uint32_t index, uint32_t ready,
+			     const enum ring_layout layout)
 {
-	uint64_t count = q->chains[id].serial - q->chains[q->oldest].serial + 1;
+	uint64_t count = q->chains[id].serial - q->chains[batch->oldest].serial + 1;
 
 	if (!LAYOUT_IS_PACKED(layout) && UNLIKELY(count > ready))
 		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	q->batch_open = true;
-	q->batch_last = (uint16_t)id;
-	q->batch_length = len;
+	batch->open = true;
+	batch->last = (uint16_t)id;
+	batch->length = len;
 	return 0;
 }
 
 /* Buffers of the open batch that are not taken yet. */
 ALWAYS_INLINE uint64_t batch_left(const struct virtq_driver *q)
 {
-	return !q->batch_open ? 0 : q->chains[q->batch_last].serial -
-				    q->chains[q->oldest].serial + 1;
+	return !q->batch.open ? 0 : q->chains[q->batch.last].serial -
+				    q->chains[q->batch.oldest].serial + 1;
 }
 
 /* Take the oldest buffer of the open batch; those before its last are wholly used. */
-ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct virtq_completion *done,
-				   const enum ring_layout layout)
+ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct getting *g,
+				   struct virtq_completion *done, const enum ring_layout layout)
 {
-	uint16_t id = q->oldest;
+	uint16_t id = g->batch.oldest;
 	uint32_t entries = q->chains[id].entries;
 	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : id + entries;
 
-	q->batch_open = id != q->batch_last;
-	q->oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
-	complete(q, done, id, q->batch_open ? q->chains[id].writable_bytes : q->batch_length,
-		 layout);
+	g->batch.open = id != g->batch.last;
+	g->batch.oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
+	complete(q, g, done, id,
+		 g->batch.open ? q->chains[id].writable_bytes : g->batch.length, layout);
 }
 
 ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 			  unsigned int max, const enum ring_layout layout)
 {
+	struct getting g = getting_begin(q, layout);
 	uint32_t ready = 0;
 	unsigned int n = 0;
+	int rc = 0;
 
 	if (!LAYOUT_IS_PACKED(layout)) {
 		ready = split_driver_ready(&q->split);
-		if (UNLIKELY(ready > q->in_flight ||
+		if (UNLIKELY(ready > q->added - q->taken ||
 			     (LAYOUT_IS_IN_ORDER(layout) && ready < batch_left(q))))
-			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
-					   (uint16_t)(q->split.used_seen + ready));
+			return break_queue(q, VIRTQ_FAULT_USED_IDX, g.used_seen,
+					   (uint16_t)(g.used_seen + ready));
 		if (max > ready)
 			max = ready;
 	}
 	for (; n < max; n++) {
 		uint32_t id, len, index;
-		int rc;
 
-		if (LAYOUT_IS_IN_ORDER(layout) && q->batch_open) {
-			complete_oldest(q, &done[n], layout);
+		if (LAYOUT_IS_IN_ORDER(layout) && g.batch.open) {
+			complete_oldest(q, &g, &done[n], layout);
 			continue;
 		}
 		if (LAYOUT_IS_PACKED(layout)) {
-			index = q->packed.used.slot;
-			if (!packed_driver_reap(&q->packed, &id, &len))
+			index = g.used.slot;
+			if (!packed_driver_reap(&q->packed.ring, g.used, &id, &len))
 				break;
 		} else {
-			index = q->split.used_seen;
-			split_driver_reap(&q->split, &id, &len);
+			index = g.used_seen;
+			split_driver_reap(&q->split.ring, g.used_seen, &id, &len);
 		}
 		rc = check_used(q, id, len, index);
 		if (LAYOUT_IS_IN_ORDER(layout) && LIKELY(!rc))
-			rc = open_batch(q, id, len, index, ready - n, layout);
+			rc = open_batch(q, &g.batch, id, len, index, ready - n, layout);
 		if (UNLIKELY(rc))
-			return n ? (int)n : rc;
+			break;
 		if (LAYOUT_IS_IN_ORDER(layout))
-			complete_oldest(q, &done[n], layout);
+			complete_oldest(q, &g, &done[n], layout);
 		else
-			complete(q, &done[n], (uint16_t)id, len, layout);
+			complete(q, &g, &done[n], (uint16_t)id, len, layout);
 	}
-	return (int)n;
+	getting_end(q, &g, layout);
+	return n ? (int)n : rc;
 }
 
 int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsigned int max)
@@ -453,13 +603,25 @@ int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsi
 	FOR_LAYOUT(q->layout, get_all, q, done, max);
 }
 
+int virtq_driver_arm_after(struct virtq_driver *q, uint32_t count)
+{
+	uint64_t in_flight = q->published - q->taken;
+	bool ready;
+
+	/* Of what will never be used nobody is told. */
+	if (count > in_flight)
+		count = (uint32_t)in_flight;
+	if (!count)
+		count = 1;
+	ready = LAYOUT_IS_PACKED(q->layout) ? packed_driver_arm(&q->packed, count) :
+					      split_driver_arm(&q->split, count);
+	/* What is left of a batch has no mark of its own in the ring. */
+	return ready || q->batch.open;
+}
+
 int virtq_driver_arm(struct virtq_driver *q)
 {
-	bool ready = LAYOUT_IS_PACKED(q->layout) ? packed_driver_arm(&q->packed) :
-						   split_driver_arm(&q->split);
-
-	/* What is left of a batch has no mark of its own in the ring. */
-	return ready || q->batch_open;
+	return virtq_driver_arm_after(q, 1);
 }
 
 void virtq_driver_disarm(struct virtq_driver *q)
@@ -489,7 +651,7 @@ int virtq_driver_detach(struct virtq_driver *q, void **token)
 			continue;
 		*token = chain->token;
 		chain->entries = 0;
-		q->in_flight--;
+		q->taken++;
 		return 1;
 	}
 	return 0;
@@ -517,7 +679,7 @@ uint32_t virtq_driver_room(const struct virtq_driver *q)
 
 uint32_t virtq_driver_in_flight(const struct virtq_driver *q)
 {
-	return q->in_flight;
+	return (uint32_t)(q->added - q->taken);
 }
 
 struct virtq_fault virtq_driver_fault(const struct virtq_driver *q)
@@ -529,6 +691,6 @@ uint32_t virtq_driver_position(const struct virtq_driver *q)
 {
 	if (LAYOUT_IS_PACKED(q->layout))
 		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
-		       packed_off_wrap(q->packed.avail);
+		       packed_off_wrap(q->packed.fill.avail);
 	return q->split.avail_published;
 }

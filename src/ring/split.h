@@ -65,21 +65,29 @@ ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
 
 /* ---- Driver end --------------------------------------------------------- */
 
+/*
+ * What adding buffers moves on. driver.c works on a copy in registers and puts
+ * it back once per call.
+ */
+struct split_fill {
+	uint16_t avail_idx;		/* next to fill; staged up to here */
+	uint16_t free_head;
+};
+
 struct split_driver {
 	struct split_ring ring;
+	uint16_t *next;			/* private links: of the free list and of chains */
 	/*
 	 * Publishing sets avail_published and avail_decided to avail_idx. They
 	 * are kept apart: side by side, gcc sets them as one word that it loads
 	 * from here, and that load waits for the 16-bit store still under way.
 	 */
-	uint16_t avail_idx;		/* next to fill; staged up to here */
-	uint16_t used_seen;		/* next used entry to take */
+	struct split_fill fill;
 	uint16_t avail_published;	/* the device has been shown up to here */
-	uint16_t free_head;
+	uint16_t used_seen;		/* next used entry to take */
 	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
 	bool decided;			/* avail_decided means something */
 	enum event_wish wish;		/* what we last told the peer */
-	uint16_t *next;			/* private links: of the free list and of chains */
 };
 
 /*
@@ -89,33 +97,33 @@ struct split_driver {
  */
 static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bool fresh)
 {
-	drv->avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
+	drv->fill.avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
-	drv->free_head = 0;
+	drv->fill.free_head = 0;
 	for (uint32_t i = 0; i <= drv->ring.mask; i++)
 		drv->next[i] = (uint16_t)((i + 1) & drv->ring.mask);
 }
 
+/* Two stores: a descriptor is not looked at before it is published. */
 ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint32_t len,
 				    uint16_t flags, uint16_t next)
 {
 	shm_store64(&desc->addr, addr);
-	shm_store32(&desc->len, len);
-	shm_store16(&desc->flags, flags);
-	shm_store16(&desc->next, next);
+	shm_store_words(&desc->len, len, flags, next);
 }
 
 /*
  * Write one chain of @count elements, or of one INDIRECT element, into free
  * descriptors and its head into the next available entry. The caller has made
- * sure that there are enough. Returns the head; *@last is its tail.
+ * sure that there are enough. Returns the head.
  */
-ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct virtq_seg *segs,
+ALWAYS_INLINE uint16_t split_driver_stage(const struct split_ring *ring, const uint16_t *next,
+					  struct split_fill *fill, const struct virtq_seg *segs,
 					  uint32_t readable, uint32_t count,
-					  uint16_t extra_flags, uint16_t *last)
+					  uint16_t extra_flags)
 {
-	uint16_t head = drv->free_head, at = head;
+	uint16_t head = fill->free_head, at = head;
 
 	for (uint32_t i = 0; i < count; i++) {
 		bool more = i + 1 < count;
@@ -123,26 +131,38 @@ ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct
 					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
 					    (more ? VIRTQ_DESC_F_NEXT : 0));
 
-		*last = at;
 		/* Our own links, never read back from the table the device sees. */
-		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags,
-				 more ? drv->next[at] : 0);
-		at = drv->next[at];
+		split_desc_store(&ring->desc[at], segs[i].addr, segs[i].len, flags,
+				 more ? next[at] : 0);
+		at = next[at];
 	}
-	drv->free_head = at;
-	shm_store16(split_avail_entry(&drv->ring, drv->avail_idx), head);
-	drv->avail_idx++;
+	fill->free_head = at;
+	shm_store16(split_avail_entry(ring, fill->avail_idx), head);
+	fill->avail_idx++;
 	return head;
 }
 
-/*
- * Put the descriptors from @head to @last back on the free list. In order they
- * are where they belong already: slots are taken and freed in a circle (2.7.5).
- */
-ALWAYS_INLINE void split_driver_release(struct split_driver *drv, uint16_t head, uint16_t last)
+/* Take back the chain staged last, which begins with @head: nothing shows it (2.7.13). */
+ALWAYS_INLINE void split_driver_unstage(struct split_driver *drv, uint16_t head)
 {
-	drv->next[last] = drv->free_head;
-	drv->free_head = head;
+	drv->fill.free_head = head;
+	drv->fill.avail_idx--;
+}
+
+/*
+ * Put the @entries descriptors that begin with @head before @free_head, the
+ * list of free ones. In order they are where they belong already: slots are
+ * taken and freed in a circle (2.7.5).
+ */
+ALWAYS_INLINE uint16_t split_driver_release(uint16_t *next, uint16_t head, uint32_t entries,
+					    uint16_t free_head)
+{
+	uint16_t last = head;
+
+	while (UNLIKELY(--entries))
+		last = next[last];
+	next[last] = free_head;
+	return head;
 }
 
 /* Show the device every chain staged since the last call (2.7.13.3). */
@@ -153,14 +173,14 @@ ALWAYS_INLINE void split_driver_publish(struct split_driver *drv)
 	 * before the index that covers them. Pairs with the [A] acquire in
 	 * split_device_ready().
 	 */
-	shm_publish16(&drv->ring.avail->idx, drv->avail_idx, drv->ring.platform);
-	drv->avail_published = drv->avail_idx;
+	shm_publish16(&drv->ring.avail->idx, drv->fill.avail_idx, drv->ring.platform);
+	drv->avail_published = drv->fill.avail_idx;
 }
 
 /* Must the driver notify the device of what it has just published (2.7.13.4)? */
 ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
 {
-	uint16_t now = drv->avail_idx, old = drv->avail_decided;
+	uint16_t now = drv->fill.avail_idx, old = drv->avail_decided;
 	bool decided = drv->decided;
 
 	drv->avail_decided = now;
@@ -185,23 +205,26 @@ ALWAYS_INLINE uint16_t split_driver_ready(const struct split_driver *drv)
 	return (uint16_t)(shm_observe16(&drv->ring.used->idx, drv->ring.platform) - drv->used_seen);
 }
 
-/* Take one used entry: UNTRUSTED copies of its id and length, read once. */
-ALWAYS_INLINE void split_driver_reap(struct split_driver *drv, uint32_t *id, uint32_t *len)
+/* The used entry at @used_seen: UNTRUSTED copies of its id and length, read once. */
+ALWAYS_INLINE void split_driver_reap(const struct split_ring *ring, uint16_t used_seen,
+				     uint32_t *id, uint32_t *len)
 {
-	struct virtq_used_elem *elem = split_used_entry(&drv->ring, drv->used_seen);
+	struct virtq_used_elem *elem = split_used_entry(ring, used_seen);
 
 	*id = shm_load32(&elem->id);
 	*len = shm_load32(&elem->len);
 }
 
 /*
- * Ask for a call when the next buffer is used (2.7.7.1). Returns true if one
- * has been used already.
+ * Ask for a call when @count more buffers are used (2.7.7.1); flags cannot say
+ * how many, so without EVENT_IDX it is the next one. Returns true if one has
+ * been used already.
  */
-ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
+ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv, uint32_t count)
 {
 	if (drv->ring.event_idx)
-		shm_store16(split_used_event(&drv->ring), drv->used_seen);
+		shm_store16(split_used_event(&drv->ring),
+			    (uint16_t)(drv->used_seen + count - 1));
 	else if (drv->wish != WISH_ARMED)
 		shm_store16(&drv->ring.avail->flags, 0);
 	drv->wish = WISH_ARMED;
@@ -266,10 +289,10 @@ ALWAYS_INLINE int split_device_ready(struct split_device *dev)
 	return ready <= (uint32_t)dev->ring.mask + 1 ? ready : -EBADMSG;
 }
 
-/* The head of the next chain. UNTRUSTED. */
-ALWAYS_INLINE uint16_t split_device_head(const struct split_device *dev)
+/* The head of the chain at @avail_seen. UNTRUSTED. */
+ALWAYS_INLINE uint16_t split_device_head(const struct split_ring *ring, uint16_t avail_seen)
 {
-	return shm_load16(split_avail_entry(&dev->ring, dev->avail_seen));
+	return shm_load16(split_avail_entry(ring, avail_seen));
 }
 
 /* A private copy of one descriptor, each field read once. UNTRUSTED. */
@@ -292,20 +315,14 @@ ALWAYS_INLINE struct split_desc split_desc_load(const struct virtq_desc *desc)
 	return d;
 }
 
-/* Write one used element; the driver sees it at the next publish (2.7.8). */
-ALWAYS_INLINE void split_device_stage(struct split_device *dev, uint16_t head, uint32_t len)
+/* Write the used element at @used_idx; the driver sees it at the next publish (2.7.8). */
+ALWAYS_INLINE void split_device_stage(const struct split_ring *ring, uint16_t used_idx,
+				      uint16_t head, uint32_t len)
 {
-	struct virtq_used_elem *elem = split_used_entry(&dev->ring, dev->used_idx);
+	struct virtq_used_elem *elem = split_used_entry(ring, used_idx);
 
 	shm_store32(&elem->id, head);
 	shm_store32(&elem->len, len);
-	dev->used_idx++;
-}
-
-/* In order: the element just staged stands for @count more, whose own are left as they are. */
-ALWAYS_INLINE void split_device_skip(struct split_device *dev, uint32_t count)
-{
-	dev->used_idx = (uint16_t)(dev->used_idx + count);
 }
 
 ALWAYS_INLINE bool split_device_staged(const struct split_device *dev)
