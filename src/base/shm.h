@@ -113,12 +113,12 @@ static inline void shm_store64(virtq_le64 *p, uint64_t v)
 }
 
 /*
- * Neighbouring fields in one store of 64 bits, where a machine has one; @p is
- * the first of them and aligned to 8. In which order the halves of it become
+ * Neighbouring fields of 32, 16 and 16 bits in one store, where a machine has
+ * one of 64 bits; @p is the first of them and aligned to 8. In which order the halves of it become
  * visible means nothing: whoever looks at them has been let in by a later store.
  */
-static inline void shm_store_words(virtq_le32 *p, uint32_t first, uint16_t second,
-				   uint16_t third)
+static inline void shm_store_words(virtq_le32 *p, uint32_t first, uint32_t second,
+				   uint32_t third)
 {
 	shm_store64((virtq_le64 *)(void *)p,
 		    first | (uint64_t)second << 32 | (uint64_t)third << 48);

@@ -219,81 +219,47 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 	return whole;
 }
 
-/*
- * What adding moves on, in registers for the length of one call: every store
- * into the ring may, for all the compiler knows, change @q.
- */
-struct adding {
-	uint32_t room;
-	uint64_t added;
-	struct split_fill split;
-	struct packed_fill packed;
-};
-
-ALWAYS_INLINE struct adding adding_begin(const struct virtq_driver *q,
-					 const enum ring_layout layout)
+/* Remember what was staged under @chain. */
+ALWAYS_INLINE void remember(struct chain *chain, void *token, uint64_t serial,
+			    uint32_t writable_bytes, uint32_t entries)
 {
-	struct adding a = { .room = q->room, .added = q->added };
-
-	if (LAYOUT_IS_PACKED(layout))
-		a.packed = q->packed.fill;
-	else
-		a.split = q->split.fill;
-	return a;
-}
-
-ALWAYS_INLINE void adding_end(struct virtq_driver *q, const struct adding *a,
-			      const enum ring_layout layout)
-{
-	q->room = a->room;
-	q->added = a->added;
-	if (LAYOUT_IS_PACKED(layout))
-		q->packed.fill = a->packed;
-	else
-		q->split.fill = a->split;
+	chain->token = token;
+	chain->serial = serial;
+	chain->writable_bytes = writable_bytes;
+	chain->entries = (uint16_t)entries;
 }
 
 /* Stage @count elements, for which there is room, and remember the buffer. */
-ALWAYS_INLINE void stage(struct virtq_driver *q, struct adding *a, const struct virtq_seg *segs,
+ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
 			 uint32_t readable, uint32_t count, uint16_t flags,
 			 uint32_t writable_bytes, void *token, const enum ring_layout layout)
 {
-	uint16_t head;
-	struct chain *chain;
+	uint16_t head = LAYOUT_IS_PACKED(layout) ?
+			packed_driver_stage(&q->packed, segs, readable, count, flags) :
+			split_driver_stage(&q->split, segs, readable, count, flags);
 
-	if (LAYOUT_IS_PACKED(layout))
-		head = packed_driver_stage(&q->packed.ring, q->packed.next_id, &a->packed, segs,
-					   readable, count, flags);
-	else
-		head = split_driver_stage(&q->split.ring, q->split.next, &a->split, segs,
-					  readable, count, flags);
-	chain = &q->chains[head];
-	chain->token = token;
-	chain->serial = a->added++;
-	chain->writable_bytes = writable_bytes;
-	chain->entries = (uint16_t)count;
-	a->room -= count;
+	remember(&q->chains[head], token, q->added++, writable_bytes, count);
+	q->room -= count;
 }
 
 /*
  * Whether a chain of @count elements, more than one, goes into a table: long
  * ones do, and all do when ring entries are getting scarce.
  */
-ALWAYS_INLINE bool wants_table(const struct virtq_driver *q, uint32_t room, uint32_t count)
+ALWAYS_INLINE bool wants_table(const struct virtq_driver *q, uint32_t count)
 {
 	return q->indirect_on && count > 1 && count <= q->indirect_entries &&
-	       (count >= q->indirect_from || room < q->ring.size / 2 || count > room);
+	       (count >= q->indirect_from || q->room < q->ring.size / 2 || count > q->room);
 }
 
-/* A buffer of several elements: as a chain, or as one entry that names a table. */
-NEVER_INLINE static int add_many(struct virtq_driver *q, struct adding *adding,
-				 const struct virtq_buffer *buf, const enum ring_layout layout)
+/* A buffer of any kind: as a chain, or as one entry that names a table. */
+ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
+			  const enum ring_layout layout)
 {
 	uint32_t count = (uint32_t)buf->readable + buf->writable;
 	const struct virtq_seg *segs = buf->segs;
 	uint64_t readable_bytes = total_bytes(segs, buf->readable);
 	uint64_t writable_bytes = total_bytes(segs + buf->readable, buf->writable);
-	struct adding a = *adding;
 	uint32_t writable;
 
 	if (UNLIKELY(!count || (buf->readable && !readable_bytes) ||
@@ -305,54 +271,160 @@ NEVER_INLINE static int add_many(struct virtq_driver *q, struct adding *adding,
 	/* A chain may hold 2^32 bytes, the used length can say one fewer. */
 	writable = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
 
-	if (wants_table(q, a.room, count)) {
+	if (wants_table(q, count)) {
 		struct virtq_seg table;
 
-		if (UNLIKELY(!a.room))
+		if (UNLIKELY(!q->room))
 			return -ENOSPC;
 		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? a.packed.free_head :
-							       a.split.free_head,
+		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? q->packed.fill.free_head :
+							       q->split.fill.free_head,
 				      buf, count, layout);
-		stage(q, &a, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable, buf->token, layout);
-	} else if (UNLIKELY(count > a.room)) {
+		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable, buf->token, layout);
+	} else if (UNLIKELY(count > q->room)) {
 		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
 	} else {
-		stage(q, &a, segs, buf->readable, count, 0, writable, buf->token, layout);
+		stage(q, segs, buf->readable, count, 0, writable, buf->token, layout);
 	}
-	*adding = a;
 	return 0;
+}
+
+NEVER_INLINE static int add_one_by_layout(struct virtq_driver *q, const struct virtq_buffer *buf)
+{
+	FOR_LAYOUT(q->layout, add_one, q, buf);
+}
+
+/* The elements of a buffer as one word, readable ones below, writable ones above. */
+#define ONE_READABLE 1u
+#define ONE_WRITABLE (1u << 16)
+
+ALWAYS_INLINE uint32_t elements_of(const struct virtq_buffer *buf)
+{
+	return buf->readable | (uint32_t)buf->writable << 16;
+}
+
+ALWAYS_INLINE bool is_single(const struct virtq_buffer *buf)
+{
+	uint32_t elements = elements_of(buf);
+
+	return elements == ONE_WRITABLE || elements == ONE_READABLE;
+}
+
+/*
+ * The fast way: buffers of one element, which is what most are, as long as
+ * there is room. It stops before everything else, be it long or wrong, and
+ * leaves that to add_one().
+ *
+ * No calls, and what the loop needs in locals: every store into the ring may,
+ * for all the compiler knows, change @q.
+ */
+NEVER_INLINE static unsigned int add_singles_split(struct virtq_driver *q,
+					     const struct virtq_buffer *bufs, unsigned int max)
+{
+	const struct split_ring ring = q->split.ring;
+	const uint16_t *const next = q->split.next;
+	struct chain *const chains = q->chains;
+	const uint32_t avail_idx = q->split.fill.avail_idx;
+	const uint64_t added = q->added;
+	uint32_t head = q->split.fill.free_head;
+	unsigned int n = 0;
+
+	for (; n < max; n++) {
+		const struct virtq_buffer *buf = &bufs[n];
+		uint32_t writable = buf->writable, len;
+
+		if (UNLIKELY(!is_single(buf)))
+			break;
+		len = buf->segs->len;
+		if (UNLIKELY(!len))
+			break;
+		split_desc_store(&ring.desc[head], buf->segs->addr, len,
+				 writable * VIRTQ_DESC_F_WRITE, 0);
+		split_driver_offer(&ring, avail_idx + n, head);
+		remember(&chains[head], buf->token, added + n, writable ? len : 0, 1);
+		head = next[head];
+	}
+	q->split.fill.free_head = (uint16_t)head;
+	q->split.fill.avail_idx = (uint16_t)(avail_idx + n);
+	return n;
+}
+
+NEVER_INLINE static unsigned int add_singles_packed(struct virtq_driver *q,
+					      const struct virtq_buffer *bufs, unsigned int max)
+{
+	const struct packed_ring ring = q->packed.ring;
+	const uint16_t *const next_id = q->packed.next_id;
+	struct chain *const chains = q->chains;
+	const uint64_t added = q->added;
+	uint32_t id, slot, flags, first;
+	unsigned int n = 0;
+
+	/* The first head of a batch is held back. */
+	if (max && !q->packed.fill.staged && is_single(bufs) && bufs->segs->len) {
+		id = packed_driver_stage(&q->packed, bufs->segs, bufs->readable, 1, 0);
+		remember(&chains[id], bufs->token, added, bufs->writable ? bufs->segs->len : 0, 1);
+		n = 1;
+	}
+	id = q->packed.fill.free_head;
+	slot = q->packed.fill.avail.slot;
+	flags = packed_avail_flags(q->packed.fill.avail.wrap);
+	first = n;
+	for (; n < max; n++) {
+		const struct virtq_buffer *buf = &bufs[n];
+		uint32_t writable = buf->writable, len;
+
+		if (UNLIKELY(!is_single(buf)))
+			break;
+		len = buf->segs->len;
+		if (UNLIKELY(!len))
+			break;
+		packed_desc_store(&ring.desc[slot], buf->segs->addr, len, id,
+				  flags | writable * VIRTQ_DESC_F_WRITE);
+		remember(&chains[id], buf->token, added + n, writable ? len : 0, 1);
+		id = next_id[id];
+		if (UNLIKELY(++slot == ring.size)) {
+			slot = 0;
+			flags ^= PACKED_AVAIL | PACKED_USED;
+		}
+	}
+	q->packed.fill.free_head = (uint16_t)id;
+	q->packed.fill.avail.slot = (uint16_t)slot;
+	q->packed.fill.avail.wrap = flags == packed_avail_flags(true);
+	q->packed.fill.moved += n - first;
+	return n;
+}
+
+ALWAYS_INLINE unsigned int add_singles(struct virtq_driver *q, const struct virtq_buffer *bufs,
+				       unsigned int count, const enum ring_layout layout)
+{
+	unsigned int max = count < q->room ? count : q->room;
+	unsigned int n = LAYOUT_IS_PACKED(layout) ? add_singles_packed(q, bufs, max) :
+						    add_singles_split(q, bufs, max);
+
+	q->added += n;
+	q->room -= n;
+	return n;
 }
 
 ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *bufs,
 			  unsigned int count, const enum ring_layout layout)
 {
-	struct adding a = adding_begin(q, layout);
-	unsigned int i = 0;
-	int rc = 0;
+	unsigned int n = 0;
 
-	for (; i < count; i++) {
-		const struct virtq_buffer *buf = &bufs[i];
+	while (n < count) {
+		int rc;
 
-		if (LIKELY((uint32_t)buf->readable + buf->writable == 1)) {
-			uint32_t len = buf->segs->len;
-
-			rc = UNLIKELY(!len) ? -EINVAL : UNLIKELY(!a.room) ? -ENOSPC : 0;
-			if (UNLIKELY(rc))
+		if (is_single(&bufs[n])) {
+			n += add_singles(q, bufs + n, count - n, layout);
+			if (n == count)
 				break;
-			stage(q, &a, buf->segs, buf->readable, 1, 0, buf->writable ? len : 0,
-			      buf->token, layout);
-		} else {
-			struct adding many = a;
-
-			rc = add_many(q, &many, buf, layout);
-			if (UNLIKELY(rc))
-				break;
-			a = many;
 		}
+		rc = add_one_by_layout(q, &bufs[n]);
+		if (UNLIKELY(rc))
+			return n ? (int)n : rc;
+		n++;
 	}
-	adding_end(q, &a, layout);
-	return i ? (int)i : rc;
+	return (int)n;
 }
 
 int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
@@ -425,109 +497,112 @@ NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_cod
 	return q->dead;
 }
 
-/* What getting moves on, in registers for the length of one call; see struct adding. */
-struct getting {
-	uint32_t room;
-	uint64_t taken;
-	uint16_t free_head;		/* of descriptors (split) or ids (packed) */
-	uint16_t used_seen;		/* split */
-	struct packed_cursor used;	/* packed */
-	struct batch batch;		/* in order */
-};
-
-ALWAYS_INLINE struct getting getting_begin(const struct virtq_driver *q,
-					   const enum ring_layout layout)
-{
-	struct getting g = { .room = q->room, .taken = q->taken };
-
-	if (LAYOUT_IS_PACKED(layout)) {
-		g.used = q->packed.used;
-		g.free_head = q->packed.fill.free_head;
-	} else {
-		g.used_seen = q->split.used_seen;
-		g.free_head = q->split.fill.free_head;
-	}
-	if (LAYOUT_IS_IN_ORDER(layout))
-		g.batch = q->batch;
-	return g;
-}
-
-ALWAYS_INLINE void getting_end(struct virtq_driver *q, const struct getting *g,
-			       const enum ring_layout layout)
-{
-	q->room = g->room;
-	q->taken = g->taken;
-	if (LAYOUT_IS_PACKED(layout)) {
-		q->packed.used = g->used;
-		q->packed.fill.free_head = g->free_head;
-	} else {
-		q->split.used_seen = g->used_seen;
-		q->split.fill.free_head = g->free_head;
-	}
-	if (LAYOUT_IS_IN_ORDER(layout))
-		q->batch = g->batch;
-}
-
 /*
  * Does a used id and length name a buffer in flight and fit it? UNTRUSTED: a
  * buffer that the device has not been shown yet cannot be used either.
  */
-ALWAYS_INLINE int check_used(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index)
+ALWAYS_INLINE enum virtq_fault_code check_used(const struct chain *chains, uint32_t size,
+					       uint64_t published, uint32_t id, uint32_t len)
 {
-	if (UNLIKELY(id >= q->ring.size || !q->chains[id].entries ||
-		     q->chains[id].serial >= q->published))
-		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	if (UNLIKELY(len > q->chains[id].writable_bytes))
-		return break_queue(q, VIRTQ_FAULT_USED_LENGTH, index, len);
-	return 0;
+	if (UNLIKELY(id >= size || !chains[id].entries || chains[id].serial >= published))
+		return VIRTQ_FAULT_USED_ID;
+	if (UNLIKELY(len > chains[id].writable_bytes))
+		return VIRTQ_FAULT_USED_LENGTH;
+	return VIRTQ_FAULT_NONE;
 }
 
-/* The buffer @id is used: step over it, free it, tell the caller. */
-ALWAYS_INLINE void complete(struct virtq_driver *q, struct getting *g,
-			    struct virtq_completion *done, uint16_t id, uint32_t len,
-			    const enum ring_layout layout)
+/* Tell the caller of a used buffer; returns how many ring entries it had taken. */
+ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *done, uint32_t len)
 {
-	struct chain *chain = &q->chains[id];
 	uint32_t entries = chain->entries;
 
 	done->token = chain->token;
 	done->written = len;
 	chain->entries = 0;
-	if (LAYOUT_IS_PACKED(layout)) {
-		packed_advance(&g->used, entries, q->ring.size);
-		if (!LAYOUT_IS_IN_ORDER(layout)) {
-			q->packed.next_id[id] = g->free_head;
-			g->free_head = id;
-		}
-	} else {
-		g->used_seen++;
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			/* A table is one descriptor, whatever it holds. */
-			g->free_head = split_driver_release(q->split.next, id, entries,
-							    g->free_head);
-	}
-	g->room += entries;
-	g->taken++;
+	return entries;
 }
 
-/*
- * In order (2.7.9, 2.8.8): the element stands for every buffer from the oldest up to the one it
- * names. UNTRUSTED: no more of them than the used index has moved on, which in
- * the packed ring nothing says.
- */
-ALWAYS_INLINE int open_batch(struct virtq_driver *q, struct batch *batch, uint32_t id,
-			     uint32_t len, uint32_t index, uint32_t ready,
-			     const enum ring_layout layout)
+NEVER_INLINE static int get_split(struct virtq_driver *q, struct virtq_completion *done,
+			    unsigned int max)
 {
-	uint64_t count = q->chains[id].serial - q->chains[batch->oldest].serial + 1;
+	const struct split_ring ring = q->split.ring;
+	uint16_t *const next = q->split.next;
+	struct chain *const chains = q->chains;
+	const uint32_t size = q->ring.size, seen = q->split.used_seen;
+	const uint64_t published = q->published;
+	uint32_t free_head = q->split.fill.free_head, room = q->room;
+	uint32_t ready = split_driver_ready(&q->split), id = 0, len = 0;
+	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
+	unsigned int n = 0;
 
-	if (!LAYOUT_IS_PACKED(layout) && UNLIKELY(count > ready))
-		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	batch->open = true;
-	batch->last = (uint16_t)id;
-	batch->length = len;
-	return 0;
+	if (UNLIKELY(ready > published - q->taken))
+		return break_queue(q, VIRTQ_FAULT_USED_IDX, seen, (uint16_t)(seen + ready));
+	if (max > ready)
+		max = ready;
+	for (; n < max; n++) {
+		uint32_t entries, last;
+
+		split_driver_reap(&ring, seen + n, &id, &len);
+		fault = check_used(chains, size, published, id, len);
+		if (UNLIKELY(fault))
+			break;
+		entries = complete(&chains[id], &done[n], len);
+		room += entries;
+		for (last = id; UNLIKELY(--entries);)
+			last = next[last];
+		next[last] = (uint16_t)free_head;
+		free_head = id;
+	}
+	q->room = room;
+	q->taken += n;
+	q->split.used_seen = (uint16_t)(seen + n);
+	q->split.fill.free_head = (uint16_t)free_head;
+	if (n || !fault)
+		return (int)n;
+	return break_queue(q, fault, seen, fault == VIRTQ_FAULT_USED_ID ? id : len);
 }
+
+NEVER_INLINE static int get_packed(struct virtq_driver *q, struct virtq_completion *done,
+			     unsigned int max)
+{
+	const struct packed_ring ring = q->packed.ring;
+	uint16_t *const next_id = q->packed.next_id;
+	struct chain *const chains = q->chains;
+	const uint64_t published = q->published;
+	uint32_t free_head = q->packed.fill.free_head, room = q->room, id = 0, len = 0;
+	uint32_t slot = q->packed.used.slot, turn = packed_used_flags(q->packed.used.wrap);
+	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
+	unsigned int n = 0;
+
+	for (; n < max; n++) {
+		uint32_t entries;
+
+		if (!packed_driver_reap(&ring, slot, turn, &id, &len))
+			break;
+		fault = check_used(chains, ring.size, published, id, len);
+		if (UNLIKELY(fault))
+			break;
+		entries = complete(&chains[id], &done[n], len);
+		room += entries;
+		next_id[id] = (uint16_t)free_head;
+		free_head = id;
+		slot += entries;
+		if (UNLIKELY(slot >= ring.size)) {
+			slot -= ring.size;
+			turn ^= PACKED_AVAIL | PACKED_USED;
+		}
+	}
+	q->room = room;
+	q->taken += n;
+	q->packed.used.slot = (uint16_t)slot;
+	q->packed.used.wrap = turn == packed_used_flags(true);
+	q->packed.fill.free_head = (uint16_t)free_head;
+	if (n || !fault)
+		return (int)n;
+	return break_queue(q, fault, slot, fault == VIRTQ_FAULT_USED_ID ? id : len);
+}
+
+/* ---- In order: one used element may stand for many buffers (2.7.9, 2.8.8) -- */
 
 /* Buffers of the open batch that are not taken yet. */
 ALWAYS_INLINE uint64_t batch_left(const struct virtq_driver *q)
@@ -536,64 +611,92 @@ ALWAYS_INLINE uint64_t batch_left(const struct virtq_driver *q)
 				    q->chains[q->batch.oldest].serial + 1;
 }
 
-/* Take the oldest buffer of the open batch; those before its last are wholly used. */
-ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct getting *g,
-				   struct virtq_completion *done, const enum ring_layout layout)
+/*
+ * An element stands for every buffer from the oldest up to the one it names.
+ * UNTRUSTED: no more of them than the used index has moved on, which in the
+ * packed ring nothing says.
+ */
+ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t ready,
+			     const enum ring_layout layout)
 {
-	uint16_t id = g->batch.oldest;
-	uint32_t entries = q->chains[id].entries;
-	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : id + entries;
+	uint32_t id, len, index;
+	enum virtq_fault_code fault;
 
-	g->batch.open = id != g->batch.last;
-	g->batch.oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
-	complete(q, g, done, id,
-		 g->batch.open ? q->chains[id].writable_bytes : g->batch.length, layout);
+	if (LAYOUT_IS_PACKED(layout)) {
+		index = q->packed.used.slot;
+		if (!packed_driver_reap(&q->packed.ring, index,
+					packed_used_flags(q->packed.used.wrap), &id, &len))
+			return 0;
+	} else {
+		index = q->split.used_seen;
+		split_driver_reap(&q->split.ring, index, &id, &len);
+	}
+	fault = check_used(q->chains, q->ring.size, q->published, id, len);
+	if (!fault && !LAYOUT_IS_PACKED(layout) &&
+	    q->chains[id].serial - q->chains[q->batch.oldest].serial >= ready)
+		fault = VIRTQ_FAULT_USED_ID;
+	if (UNLIKELY(fault))
+		return break_queue(q, fault, index, fault == VIRTQ_FAULT_USED_ID ? id : len);
+	q->batch.open = true;
+	q->batch.last = (uint16_t)id;
+	q->batch.length = len;
+	return 1;
+}
+
+/*
+ * Take the oldest buffer of the open batch; those before its last are wholly
+ * used. Descriptors and ids go in a circle and need no list of free ones.
+ */
+ALWAYS_INLINE void take_oldest(struct virtq_driver *q, struct virtq_completion *done,
+			       const enum ring_layout layout)
+{
+	uint16_t id = q->batch.oldest;
+	struct chain *chain = &q->chains[id];
+	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : (uint32_t)id + chain->entries;
+	uint32_t entries;
+
+	q->batch.open = id != q->batch.last;
+	q->batch.oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
+	entries = complete(chain, done,
+			   q->batch.open ? chain->writable_bytes : q->batch.length);
+	if (LAYOUT_IS_PACKED(layout))
+		packed_advance(&q->packed.used, entries, q->ring.size);
+	else
+		q->split.used_seen++;
+	q->room += entries;
+	q->taken++;
+}
+
+ALWAYS_INLINE int get_in_order(struct virtq_driver *q, struct virtq_completion *done,
+			       unsigned int max, const enum ring_layout layout)
+{
+	uint32_t ready = 0;
+	unsigned int n = 0;
+
+	if (!LAYOUT_IS_PACKED(layout)) {
+		ready = split_driver_ready(&q->split);
+		if (UNLIKELY(ready > q->published - q->taken || ready < batch_left(q)))
+			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
+					   (uint16_t)(q->split.used_seen + ready));
+		if (max > ready)
+			max = ready;
+	}
+	for (; n < max; n++) {
+		int rc = q->batch.open ? 1 : open_batch(q, ready - n, layout);
+
+		if (rc <= 0)
+			return n ? (int)n : rc;
+		take_oldest(q, &done[n], layout);
+	}
+	return (int)n;
 }
 
 ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 			  unsigned int max, const enum ring_layout layout)
 {
-	struct getting g = getting_begin(q, layout);
-	uint32_t ready = 0;
-	unsigned int n = 0;
-	int rc = 0;
-
-	if (!LAYOUT_IS_PACKED(layout)) {
-		ready = split_driver_ready(&q->split);
-		if (UNLIKELY(ready > q->added - q->taken ||
-			     (LAYOUT_IS_IN_ORDER(layout) && ready < batch_left(q))))
-			return break_queue(q, VIRTQ_FAULT_USED_IDX, g.used_seen,
-					   (uint16_t)(g.used_seen + ready));
-		if (max > ready)
-			max = ready;
-	}
-	for (; n < max; n++) {
-		uint32_t id, len, index;
-
-		if (LAYOUT_IS_IN_ORDER(layout) && g.batch.open) {
-			complete_oldest(q, &g, &done[n], layout);
-			continue;
-		}
-		if (LAYOUT_IS_PACKED(layout)) {
-			index = g.used.slot;
-			if (!packed_driver_reap(&q->packed.ring, g.used, &id, &len))
-				break;
-		} else {
-			index = g.used_seen;
-			split_driver_reap(&q->split.ring, g.used_seen, &id, &len);
-		}
-		rc = check_used(q, id, len, index);
-		if (LAYOUT_IS_IN_ORDER(layout) && LIKELY(!rc))
-			rc = open_batch(q, &g.batch, id, len, index, ready - n, layout);
-		if (UNLIKELY(rc))
-			break;
-		if (LAYOUT_IS_IN_ORDER(layout))
-			complete_oldest(q, &g, &done[n], layout);
-		else
-			complete(q, &g, &done[n], (uint16_t)id, len, layout);
-	}
-	getting_end(q, &g, layout);
-	return n ? (int)n : rc;
+	if (LAYOUT_IS_IN_ORDER(layout))
+		return get_in_order(q, done, max, layout);
+	return LAYOUT_IS_PACKED(layout) ? get_packed(q, done, max) : get_split(q, done, max);
 }
 
 int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsigned int max)

@@ -126,10 +126,7 @@ ALWAYS_INLINE void packed_event_store(struct pvirtq_event_suppress *own, uint16_
 
 /* ---- Driver end --------------------------------------------------------- */
 
-/*
- * What adding buffers moves on. driver.c works on a copy in registers and puts
- * it back once per call.
- */
+/* What adding buffers moves on. */
 struct packed_fill {
 	struct packed_cursor avail;	/* next slot to fill; staged up to here */
 	/* The head staged first since the last publish: its flags are held back. */
@@ -160,6 +157,14 @@ static inline void packed_driver_reset(struct packed_driver *drv, struct packed_
 		drv->next_id[i] = (uint16_t)(i + 1 < drv->ring.size ? i + 1 : 0);
 }
 
+/* Two stores: see packed_driver_stage() for why they need no order. */
+ALWAYS_INLINE void packed_desc_store(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
+				     uint32_t id, uint32_t flags)
+{
+	shm_store64(&desc->addr, addr);
+	shm_store_words(&desc->len, len, id, flags);
+}
+
 /*
  * Write a list of @count elements, or one INDIRECT element, into the next
  * slots. The caller has made sure that there is room. Returns its id.
@@ -169,31 +174,30 @@ static inline void packed_driver_reset(struct packed_driver *drv, struct packed_
  * order: the device takes lists in turn and cannot come to them before the head
  * that is held back (2.8.2).
  */
-ALWAYS_INLINE uint16_t packed_driver_stage(const struct packed_ring *ring,
-					   const uint16_t *next_id, struct packed_fill *fill,
+ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 					   const struct virtq_seg *segs, uint32_t readable,
 					   uint32_t count, uint16_t extra_flags)
 {
+	struct packed_fill *fill = &drv->fill;
 	uint16_t id = fill->free_head;
 
-	fill->free_head = next_id[id];
+	fill->free_head = drv->next_id[id];
 	for (uint32_t i = 0; i < count; i++) {
-		struct pvirtq_desc *desc = &ring->desc[fill->avail.slot];
 		uint16_t flags = (uint16_t)(extra_flags |
 					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
 					    (i + 1 < count ? VIRTQ_DESC_F_NEXT : 0) |
 					    packed_avail_flags(fill->avail.wrap));
+		uint16_t slot = fill->avail.slot;
 
-		if (UNLIKELY(!fill->staged)) {
+		if (!fill->staged) {
 			fill->staged = true;
-			fill->staged_slot = fill->avail.slot;
+			fill->staged_slot = slot;
 			fill->staged_flags = flags;
 			flags = packed_used_flags(!fill->avail.wrap);
 		}
-		shm_store64(&desc->addr, segs[i].addr);
 		/* Only the last member's id counts (2.8.6); the others carry it too. */
-		shm_store_words(&desc->len, segs[i].len, id, flags);
-		packed_advance(&fill->avail, 1, ring->size);
+		packed_desc_store(&drv->ring.desc[slot], segs[i].addr, segs[i].len, id, flags);
+		packed_advance(&fill->avail, 1, drv->ring.size);
 	}
 	fill->moved += count;
 	return id;
@@ -258,22 +262,22 @@ ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 }
 
 /*
- * Is the descriptor at @used used? If so, UNTRUSTED copies of its id and
+ * Is the descriptor at @slot used, its flags being @turn? If so, UNTRUSTED copies of its id and
  * length, read once. Only the next expected slot is looked at (2.8.2).
  */
-ALWAYS_INLINE bool packed_driver_reap(const struct packed_ring *ring, struct packed_cursor used,
+ALWAYS_INLINE bool packed_driver_reap(const struct packed_ring *ring, uint32_t slot, uint32_t turn,
 				      uint32_t *id, uint32_t *len)
 {
-	struct pvirtq_desc *desc = &ring->desc[used.slot];
+	struct pvirtq_desc *desc = &ring->desc[slot];
 	/* [B] acquire: pairs with the [B] release in packed_device_publish(). */
-	uint16_t flags = shm_observe16(&desc->flags, ring->platform);
+	uint32_t flags = shm_observe16(&desc->flags, ring->platform);
 
-	if (!packed_is_used(flags, used.wrap))
+	if ((flags & (PACKED_AVAIL | PACKED_USED)) != turn)
 		return false;
 	*id = shm_load16(&desc->id);
 	*len = shm_load32(&desc->len);
 	/* Without WRITE the length means nothing (2.8.4). */
-	if (!(flags & VIRTQ_DESC_F_WRITE))
+	if (UNLIKELY(!(flags & VIRTQ_DESC_F_WRITE)))
 		*len = 0;
 	return true;
 }
@@ -309,7 +313,7 @@ ALWAYS_INLINE void packed_driver_disarm(struct packed_driver *drv)
 
 /* ---- Device end --------------------------------------------------------- */
 
-/* What pushing moves on; device.c works on a copy, as with struct packed_fill. */
+/* What pushing moves on. */
 struct packed_give {
 	struct packed_cursor used;	/* next slot to mark; staged up to here */
 	/* The used descriptor staged first since the last publish: flags held back. */
@@ -337,16 +341,11 @@ static inline void packed_device_reset(struct packed_device *dev, struct packed_
 	dev->wish = WISH_UNKNOWN;
 }
 
-/*
- * Is the list at @avail available? If so *@flags are its head's, read once.
- * UNTRUSTED.
- */
-ALWAYS_INLINE bool packed_device_ready(const struct packed_ring *ring, struct packed_cursor avail,
-				       uint16_t *flags)
+/* The flags at @slot, which say whose turn it is; read once. UNTRUSTED. */
+ALWAYS_INLINE uint16_t packed_device_flags(const struct packed_ring *ring, uint32_t slot)
 {
 	/* [A] acquire: pairs with the [A] release in packed_driver_publish(). */
-	*flags = shm_observe16(&ring->desc[avail.slot].flags, ring->platform);
-	return packed_is_avail(*flags, avail.wrap);
+	return shm_observe16(&ring->desc[slot].flags, ring->platform);
 }
 
 /* A private copy of one descriptor but its flags, each field read once. UNTRUSTED. */
@@ -370,27 +369,33 @@ ALWAYS_INLINE struct packed_desc packed_desc_load(const struct pvirtq_desc *desc
 	return d;
 }
 
+/* Mark the list that begins at @slot used: one descriptor stands for it (2.8.6). */
+ALWAYS_INLINE void packed_device_mark(const struct packed_ring *ring, uint32_t slot, uint32_t flags,
+				      uint32_t id, uint32_t len)
+{
+	/* WRITE says that the length means something (2.8.4). */
+	shm_store_words(&ring->desc[slot].len, len, id, flags | (len ? VIRTQ_DESC_F_WRITE : 0u));
+}
+
 /*
  * Mark the list of @count slots with buffer id @id used; the driver sees it at
- * the next publish. One used descriptor stands for the list (2.8.6). The first
- * of a batch is left available; the driver looks at it before the others (2.8.2),
- * which therefore need no order.
+ * the next publish. The first of a batch is left available; the driver looks at
+ * it before the others (2.8.2), which therefore need no order.
  */
-ALWAYS_INLINE void packed_device_stage(const struct packed_ring *ring, struct packed_give *give,
-				       uint16_t id, uint32_t len, uint32_t count)
+ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint16_t id, uint32_t len,
+				       uint32_t count)
 {
-	struct pvirtq_desc *desc = &ring->desc[give->used.slot];
-	uint16_t flags = (uint16_t)(packed_used_flags(give->used.wrap) |
-				    (len ? VIRTQ_DESC_F_WRITE : 0));
+	struct packed_give *give = &dev->give;
+	uint16_t flags = packed_used_flags(give->used.wrap);
 
-	if (UNLIKELY(!give->staged)) {
+	if (!give->staged) {
 		give->staged = true;
 		give->staged_slot = give->used.slot;
-		give->staged_flags = flags;
+		give->staged_flags = (uint16_t)(flags | (len ? VIRTQ_DESC_F_WRITE : 0));
 		flags = packed_avail_flags(give->used.wrap);
 	}
-	shm_store_words(&desc->len, len, id, flags);
-	packed_advance(&give->used, count, ring->size);
+	packed_device_mark(&dev->ring, give->used.slot, flags, id, len);
+	packed_advance(&give->used, count, dev->ring.size);
 	give->moved += count;
 }
 
@@ -432,8 +437,6 @@ ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
 /* Ask for a kick when the next list arrives (2.8.10). True if one slipped in meanwhile. */
 ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 {
-	uint16_t flags;
-
 	if (dev->ring.event_idx)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DESC,
 				   packed_off_wrap(dev->avail));
@@ -442,7 +445,7 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
 	shm_fence_kick(dev->ring.platform);
-	return packed_device_ready(&dev->ring, dev->avail, &flags);
+	return packed_is_avail(packed_device_flags(&dev->ring, dev->avail.slot), dev->avail.wrap);
 }
 
 ALWAYS_INLINE void packed_device_disarm(struct packed_device *dev)

@@ -24,7 +24,7 @@ struct split_ring {
 	struct virtq_desc *desc;
 	struct virtq_avail *avail;
 	struct virtq_used *used;
-	uint16_t mask;		/* size - 1 */
+	uint32_t mask;		/* size - 1 */
 	bool event_idx;
 	bool platform;		/* ORDER_PLATFORM: stronger barriers, see base/shm.h */
 };
@@ -35,18 +35,18 @@ static inline void split_ring_set(struct split_ring *ring, const struct virtq_ri
 	ring->desc = at->desc;
 	ring->avail = at->driver;
 	ring->used = at->device;
-	ring->mask = (uint16_t)(at->size - 1);
+	ring->mask = at->size - 1;
 	ring->event_idx = event_idx;
 	ring->platform = platform;
 }
 
-ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint16_t idx)
+ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint32_t idx)
 {
 	return (virtq_le16 *)(void *)(ring->avail + 1) + (idx & ring->mask);
 }
 
 ALWAYS_INLINE struct virtq_used_elem *split_used_entry(const struct split_ring *ring,
-						       uint16_t idx)
+						       uint32_t idx)
 {
 	return (struct virtq_used_elem *)(void *)(ring->used + 1) + (idx & ring->mask);
 }
@@ -65,10 +65,7 @@ ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
 
 /* ---- Driver end --------------------------------------------------------- */
 
-/*
- * What adding buffers moves on. driver.c works on a copy in registers and puts
- * it back once per call.
- */
+/* What adding buffers moves on, beside the table. */
 struct split_fill {
 	uint16_t avail_idx;		/* next to fill; staged up to here */
 	uint16_t free_head;
@@ -107,10 +104,17 @@ static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bo
 
 /* Two stores: a descriptor is not looked at before it is published. */
 ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint32_t len,
-				    uint16_t flags, uint16_t next)
+				    uint32_t flags, uint32_t next)
 {
 	shm_store64(&desc->addr, addr);
 	shm_store_words(&desc->len, len, flags, next);
+}
+
+/* Name the chain that begins with @head in the available entry at @avail_idx. */
+ALWAYS_INLINE void split_driver_offer(const struct split_ring *ring, uint32_t avail_idx,
+				      uint32_t head)
+{
+	shm_store16(split_avail_entry(ring, avail_idx), (uint16_t)head);
 }
 
 /*
@@ -118,27 +122,25 @@ ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint
  * descriptors and its head into the next available entry. The caller has made
  * sure that there are enough. Returns the head.
  */
-ALWAYS_INLINE uint16_t split_driver_stage(const struct split_ring *ring, const uint16_t *next,
-					  struct split_fill *fill, const struct virtq_seg *segs,
+ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct virtq_seg *segs,
 					  uint32_t readable, uint32_t count,
 					  uint16_t extra_flags)
 {
-	uint16_t head = fill->free_head, at = head;
+	uint16_t head = drv->fill.free_head, at = head;
 
 	for (uint32_t i = 0; i < count; i++) {
 		bool more = i + 1 < count;
-		uint16_t flags = (uint16_t)(extra_flags |
-					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
-					    (more ? VIRTQ_DESC_F_NEXT : 0));
+		uint32_t flags = extra_flags | (i >= readable ? VIRTQ_DESC_F_WRITE : 0u) |
+				 (more ? VIRTQ_DESC_F_NEXT : 0u);
+		uint16_t next = drv->next[at];
 
 		/* Our own links, never read back from the table the device sees. */
-		split_desc_store(&ring->desc[at], segs[i].addr, segs[i].len, flags,
-				 more ? next[at] : 0);
-		at = next[at];
+		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags,
+				 more ? next : 0);
+		at = next;
 	}
-	fill->free_head = at;
-	shm_store16(split_avail_entry(ring, fill->avail_idx), head);
-	fill->avail_idx++;
+	drv->fill.free_head = at;
+	split_driver_offer(&drv->ring, drv->fill.avail_idx++, head);
 	return head;
 }
 
@@ -147,22 +149,6 @@ ALWAYS_INLINE void split_driver_unstage(struct split_driver *drv, uint16_t head)
 {
 	drv->fill.free_head = head;
 	drv->fill.avail_idx--;
-}
-
-/*
- * Put the @entries descriptors that begin with @head before @free_head, the
- * list of free ones. In order they are where they belong already: slots are
- * taken and freed in a circle (2.7.5).
- */
-ALWAYS_INLINE uint16_t split_driver_release(uint16_t *next, uint16_t head, uint32_t entries,
-					    uint16_t free_head)
-{
-	uint16_t last = head;
-
-	while (UNLIKELY(--entries))
-		last = next[last];
-	next[last] = free_head;
-	return head;
 }
 
 /* Show the device every chain staged since the last call (2.7.13.3). */
@@ -206,7 +192,7 @@ ALWAYS_INLINE uint16_t split_driver_ready(const struct split_driver *drv)
 }
 
 /* The used entry at @used_seen: UNTRUSTED copies of its id and length, read once. */
-ALWAYS_INLINE void split_driver_reap(const struct split_ring *ring, uint16_t used_seen,
+ALWAYS_INLINE void split_driver_reap(const struct split_ring *ring, uint32_t used_seen,
 				     uint32_t *id, uint32_t *len)
 {
 	struct virtq_used_elem *elem = split_used_entry(ring, used_seen);
@@ -286,11 +272,11 @@ ALWAYS_INLINE int split_device_ready(struct split_device *dev)
 	/* [A] acquire: pairs with the [A] release in split_driver_publish(). */
 	dev->avail_known = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
 	ready = (uint16_t)(dev->avail_known - dev->avail_seen);
-	return ready <= (uint32_t)dev->ring.mask + 1 ? ready : -EBADMSG;
+	return ready <= dev->ring.mask + 1 ? ready : -EBADMSG;
 }
 
 /* The head of the chain at @avail_seen. UNTRUSTED. */
-ALWAYS_INLINE uint16_t split_device_head(const struct split_ring *ring, uint16_t avail_seen)
+ALWAYS_INLINE uint16_t split_device_head(const struct split_ring *ring, uint32_t avail_seen)
 {
 	return shm_load16(split_avail_entry(ring, avail_seen));
 }
@@ -316,8 +302,8 @@ ALWAYS_INLINE struct split_desc split_desc_load(const struct virtq_desc *desc)
 }
 
 /* Write the used element at @used_idx; the driver sees it at the next publish (2.7.8). */
-ALWAYS_INLINE void split_device_stage(const struct split_ring *ring, uint16_t used_idx,
-				      uint16_t head, uint32_t len)
+ALWAYS_INLINE void split_device_stage(const struct split_ring *ring, uint32_t used_idx,
+				      uint32_t head, uint32_t len)
 {
 	struct virtq_used_elem *elem = split_used_entry(ring, used_idx);
 
