@@ -37,6 +37,13 @@
 #endif
 #endif
 
+/* @v, of which the compiler knows nothing any more. */
+static inline uint32_t shm_opaque32(uint32_t v)
+{
+	__asm__ __volatile__("" : "+r"(v));
+	return v;
+}
+
 /* ---- Values that are private already: conversion only. ---- */
 
 static inline uint16_t le16_value(virtq_le16 v) { return SHM_SWAP16(v.raw); }

@@ -247,7 +247,6 @@ ALWAYS_INLINE bool pop_single(struct virtq_req *req, struct virtq_span *span,
 	is->spans = span;
 	is->count = 1;
 	is->bytes = len;
-	not->spans = span;
 	not->count = 0;
 	not->bytes = 0;
 	req->written = 0;
@@ -271,7 +270,7 @@ ALWAYS_INLINE uint32_t enqueue(struct virtq_req **order, uint32_t order_next, ui
 	return order_next + 1 < size ? order_next + 1 : 0;
 }
 
-NEVER_INLINE static unsigned int pop_singles_split(struct virtq_device *q, struct virtq_req **reqs,
+ALWAYS_INLINE unsigned int pop_singles_split(struct virtq_device *q, struct virtq_req **reqs,
 					     unsigned int max, const enum ring_layout layout)
 {
 	const struct split_ring ring = q->split.ring;
@@ -284,7 +283,8 @@ NEVER_INLINE static unsigned int pop_singles_split(struct virtq_device *q, struc
 	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
 	uint8_t *const busy = q->head_busy;
 	uint32_t order_next = q->order_next;
-	int ready = split_device_ready(&q->split);
+	uint16_t claim;
+	int ready = split_device_ready(&q->split, &claim);
 	unsigned int n = 0;
 
 	if (ready < 0)
@@ -305,7 +305,7 @@ NEVER_INLINE static unsigned int pop_singles_split(struct virtq_device *q, struc
 		flags = shm_load16(&ring.desc[head].flags);
 		if (UNLIKELY(flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)))
 			break;
-		req = free_slots[-1 - (int)n];
+		req = free_slots[-1];
 		span = inline_spans(req, req_bytes);
 		if (flags & VIRTQ_DESC_F_WRITE ?
 		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
@@ -316,6 +316,7 @@ NEVER_INLINE static unsigned int pop_singles_split(struct virtq_device *q, struc
 			order_next = enqueue(q->order, order_next, size, req);
 		busy[head] = 1;
 		reqs[n] = req;
+		free_slots--;
 	}
 	q->split.avail_seen = (uint16_t)(seen + n);
 	if (LAYOUT_IS_IN_ORDER(layout))
@@ -323,7 +324,7 @@ NEVER_INLINE static unsigned int pop_singles_split(struct virtq_device *q, struc
 	return n;
 }
 
-NEVER_INLINE static unsigned int pop_singles_packed(struct virtq_device *q, struct virtq_req **reqs,
+ALWAYS_INLINE unsigned int pop_singles_packed(struct virtq_device *q, struct virtq_req **reqs,
 					      unsigned int max, const enum ring_layout layout)
 {
 	const struct packed_ring ring = q->packed.ring;
@@ -334,7 +335,7 @@ NEVER_INLINE static unsigned int pop_singles_packed(struct virtq_device *q, stru
 	const uint64_t sequence = q->sequence;
 	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
 	uint32_t slot = q->packed.avail.slot, order_next = q->order_next;
-	bool wrap = q->packed.avail.wrap;
+	uint32_t turn = packed_avail_flags(q->packed.avail.wrap);
 	unsigned int n = 0;
 
 	if (max > q->free_slots)
@@ -347,11 +348,11 @@ NEVER_INLINE static unsigned int pop_singles_packed(struct virtq_device *q, stru
 		uint64_t addr;
 
 		if ((flags & (PACKED_AVAIL | PACKED_USED | VIRTQ_DESC_F_NEXT |
-			      VIRTQ_DESC_F_INDIRECT)) != packed_avail_flags(wrap))
+			      VIRTQ_DESC_F_INDIRECT)) != turn)
 			break;
 		addr = shm_load64(&desc->addr);
 		len = shm_load32(&desc->len);
-		req = free_slots[-1 - (int)n];
+		req = free_slots[-1];
 		span = inline_spans(req, req_bytes);
 		if (flags & VIRTQ_DESC_F_WRITE ?
 		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
@@ -363,12 +364,13 @@ NEVER_INLINE static unsigned int pop_singles_packed(struct virtq_device *q, stru
 			order_next = enqueue(q->order, order_next, ring.size, req);
 		if (UNLIKELY(++slot == ring.size)) {
 			slot = 0;
-			wrap = !wrap;
+			turn ^= PACKED_AVAIL | PACKED_USED;
 		}
 		reqs[n] = req;
+		free_slots--;
 	}
 	q->packed.avail.slot = (uint16_t)slot;
-	q->packed.avail.wrap = wrap;
+	q->packed.avail.wrap = turn == packed_avail_flags(true);
 	if (LAYOUT_IS_IN_ORDER(layout))
 		q->order_next = order_next;
 	return n;
@@ -390,12 +392,13 @@ ALWAYS_INLINE unsigned int pop_singles(struct virtq_device *q, struct virtq_req 
 ALWAYS_INLINE int next_split(struct virtq_device *q, uint16_t *head)
 {
 	struct split_device *dev = &q->split;
-	int rc = split_device_ready(dev);
+	uint16_t claim;
+	int rc = split_device_ready(dev, &claim);
 
 	if (!rc)
 		return 0;
 	if (rc < 0)
-		return device_break(q, VIRTQ_FAULT_AVAIL_IDX, dev->avail_seen, dev->avail_known);
+		return device_break(q, VIRTQ_FAULT_AVAIL_IDX, dev->avail_seen, claim);
 	*head = split_device_head(&dev->ring, dev->avail_seen);
 	if (*head >= q->ring.size)
 		return device_break(q, VIRTQ_FAULT_HEAD_RANGE, dev->avail_seen, *head);
@@ -473,9 +476,11 @@ ALWAYS_INLINE int pop_chain(struct virtq_device *q, struct virtq_req **out,
 	return 1;
 }
 
-NEVER_INLINE static int pop_chain_by_layout(struct virtq_device *q, struct virtq_req **out)
+LAYOUT_EACH(pop_chain, (struct virtq_device *q, struct virtq_req **out), q, out)
+
+static int pop_chain_by_layout(struct virtq_device *q, struct virtq_req **out)
 {
-	FOR_LAYOUT(q->layout, pop_chain, q, out);
+	LAYOUT_CALL(q->layout, pop_chain, q, out);
 }
 
 ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsigned int max,
@@ -488,19 +493,16 @@ ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsig
 
 		if (rc <= 0)
 			return n ? (int)n : rc;
+		n++;
 		/* One that was alone may have company; long ones come in herds. */
-		if (reqs[n]->rd.count + reqs[n]->wr.count == 1 && ++n < max)
+		if (n < max && reqs[n - 1]->rd.count + reqs[n - 1]->wr.count == 1)
 			n += pop_singles(q, reqs + n, max - n, layout);
-		else
-			n++;
 	}
 	return (int)n;
 }
 
-static int pop_by_layout(struct virtq_device *q, struct virtq_req **reqs, unsigned int max)
-{
-	FOR_LAYOUT(q->layout, pop_all, q, reqs, max);
-}
+LAYOUT_EACH(pop_all, (struct virtq_device *q, struct virtq_req **reqs, unsigned int max), q,
+	    reqs, max)
 
 /* What was found in the table last may have been taken back since. */
 NEVER_INLINE static int pop_translated(struct virtq_device *q, struct virtq_req **reqs,
@@ -510,7 +512,7 @@ NEVER_INLINE static int pop_translated(struct virtq_device *q, struct virtq_req 
 		q->iotlb_generation = iotlb_generation(q->iotlb);
 		q->hit = first_hit(q);
 	}
-	return pop_by_layout(q, reqs, max);
+	LAYOUT_CALL(q->layout, pop_all, q, reqs, max);
 }
 
 int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs, unsigned int max)
@@ -519,7 +521,7 @@ int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs, unsigned i
 		return q->dead;
 	if (UNLIKELY(q->iotlb))
 		return pop_translated(q, reqs, max);
-	FOR_LAYOUT(q->layout, pop_all, q, reqs, max);
+	LAYOUT_CALL(q->layout, pop_all, q, reqs, max);
 }
 
 struct virtq_miss virtq_device_miss(const struct virtq_device *q)
@@ -579,7 +581,7 @@ int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
  * Requests given back in any order. Stops before one that needs more than its
  * slot freed; see pop_singles_split() for why so.
  */
-NEVER_INLINE static unsigned int push_plain_split(struct virtq_device *q, struct virtq_req *const *reqs,
+ALWAYS_INLINE unsigned int push_plain_split(struct virtq_device *q, struct virtq_req *const *reqs,
 					    unsigned int count)
 {
 	const struct split_ring ring = q->split.ring;
@@ -604,7 +606,7 @@ NEVER_INLINE static unsigned int push_plain_split(struct virtq_device *q, struct
 	return n;
 }
 
-NEVER_INLINE static unsigned int push_plain_packed(struct virtq_device *q,
+ALWAYS_INLINE unsigned int push_plain_packed(struct virtq_device *q,
 					     struct virtq_req *const *reqs, unsigned int count)
 {
 	const struct packed_ring ring = q->packed.ring;
@@ -654,12 +656,9 @@ ALWAYS_INLINE unsigned int push_plain(struct virtq_device *q, struct virtq_req *
 }
 
 /* In order: write the element that stands for the batch, its last id in the slot of its first. */
-ALWAYS_INLINE void close_batch(struct virtq_device *q, const enum ring_layout layout)
+ALWAYS_INLINE void close_batch(struct virtq_device *q, const struct device_batch *batch,
+			       const enum ring_layout layout)
 {
-	struct device_batch *batch = &q->batch;
-
-	if (!batch->count)
-		return;
 	if (LAYOUT_IS_PACKED(layout)) {
 		packed_device_stage(&q->packed, batch->id, batch->len, batch->entries);
 	} else {
@@ -667,48 +666,58 @@ ALWAYS_INLINE void close_batch(struct virtq_device *q, const enum ring_layout la
 		split_device_stage(&q->split.ring, q->split.used_idx, batch->id, batch->len);
 		q->split.used_idx = (uint16_t)(q->split.used_idx + batch->count);
 	}
-	batch->count = 0;
 }
 
 /*
- * Add the request whose turn it is to the batch (2.7.9, 2.8.8). A driver takes those
- * in front of the last for filled to the end, so one that is not begins anew
- * behind it.
+ * Stage whatever can go out now, which is nothing while the oldest is on loan
+ * (2.7.9, 2.8.8). A driver takes those in front of the last of a batch for filled
+ * to the end, so behind one that is not another batch begins.
  */
-ALWAYS_INLINE void stage_in_order(struct virtq_device *q, const struct virtq_req *req,
-				  const enum ring_layout layout)
+ALWAYS_INLINE void stage_in_order(struct virtq_device *q, const enum ring_layout layout)
 {
-	struct device_batch *batch = &q->batch;
+	const uint32_t size = q->ring.size;
+	struct virtq_req **const order = q->order;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	struct virtq_req **const all_free = &q->slot_stack[size];
+	uint32_t first = q->order_first;
+	struct device_batch batch = q->batch;
 
-	if (!batch->whole)
-		close_batch(q, layout);
-	if (!batch->count)
-		batch->entries = 0;
-	batch->count++;
-	batch->entries += req->entries;
-	batch->id = req->id;
-	batch->len = req->written;
-	batch->whole = req->written == req->capacity;
+	for (; free_slots < all_free; free_slots++) {
+		struct virtq_req *req = order[first];
+		uint32_t written = req->written;
+
+		if (req->sequence)
+			break;
+		if (UNLIKELY(++first == size))
+			first = 0;
+		if (batch.count && UNLIKELY(!batch.whole)) {
+			close_batch(q, &batch, layout);
+			batch.count = batch.entries = 0;
+		}
+		batch.count++;
+		batch.entries += LAYOUT_IS_PACKED(layout) ? req->entries : 1u;
+		batch.id = req->id;
+		batch.len = written;
+		batch.whole = written == req->capacity;
+		if (!LAYOUT_IS_PACKED(layout))
+			q->head_busy[req->id] = 0;
+		*free_slots = req;
+	}
+	q->order_first = first;
+	q->batch = batch;
+	q->free_slots = (uint32_t)(free_slots - q->slot_stack);
 }
 
-/* In order: stage whatever can go out now, which is nothing while the oldest is on loan. */
-ALWAYS_INLINE void push_in_order(struct virtq_device *q, struct virtq_req *req,
-				 const enum ring_layout layout)
+ALWAYS_INLINE int push_in_order(struct virtq_device *q, struct virtq_req *const *reqs,
+				unsigned int count, const enum ring_layout layout)
 {
-	if (!loan_is_plain(req, q->map_since))
-		end_long_loan(q, req);
-	req->sequence = 0;
-	while (q->free_slots < q->ring.size) {
-		struct virtq_req *first = q->order[q->order_first];
-
-		if (first->sequence)
-			return;
-		q->order_first = q->order_first + 1 < q->ring.size ? q->order_first + 1 : 0;
-		stage_in_order(q, first, layout);
-		if (!LAYOUT_IS_PACKED(layout))
-			q->head_busy[first->id] = 0;
-		q->slot_stack[q->free_slots++] = first;
+	for (unsigned int i = 0; i < count; i++) {
+		if (!loan_is_plain(reqs[i], q->map_since))
+			end_long_loan(q, reqs[i]);
+		reqs[i]->sequence = 0;
 	}
+	stage_in_order(q, layout);
+	return 0;
 }
 
 ALWAYS_INLINE int push_all(struct virtq_device *q, struct virtq_req *const *reqs,
@@ -719,20 +728,20 @@ ALWAYS_INLINE int push_all(struct virtq_device *q, struct virtq_req *const *reqs
 	for (unsigned int i = 0; i < count; i++)
 		VIRTQ_ASSERT(reqs[i]->queue == q && reqs[i]->sequence);
 	q->on_loan -= count;
-	if (LAYOUT_IS_IN_ORDER(layout)) {
-		for (; n < count; n++)
-			push_in_order(q, reqs[n], layout);
-		return 0;
-	}
+	if (LAYOUT_IS_IN_ORDER(layout))
+		return push_in_order(q, reqs, count, layout);
 	while ((n += push_plain(q, reqs + n, count - n, layout)) < count)
 		end_long_loan(q, reqs[n]);
 	return 0;
 }
 
+LAYOUT_EACH(push_all, (struct virtq_device *q, struct virtq_req *const *reqs, unsigned int count),
+	    q, reqs, count)
+
 static int push_by_layout(struct virtq_device *q, struct virtq_req *const *reqs,
 			  unsigned int count)
 {
-	FOR_LAYOUT(q->layout, push_all, q, reqs, count);
+	LAYOUT_CALL(q->layout, push_all, q, reqs, count);
 }
 
 void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
@@ -743,8 +752,10 @@ void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
 
 ALWAYS_INLINE int publish(struct virtq_device *q, const enum ring_layout layout)
 {
-	if (LAYOUT_IS_IN_ORDER(layout))
-		close_batch(q, layout);
+	if (LAYOUT_IS_IN_ORDER(layout) && q->batch.count) {
+		close_batch(q, &q->batch, layout);
+		q->batch.count = q->batch.entries = 0;
+	}
 	if (LAYOUT_IS_PACKED(layout)) {
 		if (!packed_device_staged(&q->packed))
 			return 0;
@@ -757,9 +768,11 @@ ALWAYS_INLINE int publish(struct virtq_device *q, const enum ring_layout layout)
 	return split_device_needs_call(&q->split);
 }
 
+LAYOUT_EACH(publish, (struct virtq_device *q), q)
+
 int virtq_device_publish(struct virtq_device *q)
 {
-	FOR_LAYOUT(q->layout, publish, q);
+	LAYOUT_CALL(q->layout, publish, q);
 }
 
 int virtq_device_arm(struct virtq_device *q)

@@ -24,9 +24,8 @@ struct old_map {
 /* In order: requests that one used element will stand for. */
 struct device_batch {
 	uint32_t count;			/* 0: none */
-	uint32_t entries;		/* ring entries of theirs */
-	uint32_t len;
-	uint16_t id;
+	uint32_t entries;		/* ring entries of theirs (packed) */
+	uint32_t len, id;		/* of the last */
 	bool whole;			/* the last was filled whole: another may follow */
 };
 

@@ -22,7 +22,7 @@ struct chain {
 	void *token;
 	uint64_t serial;		/* how many were added before it */
 	uint32_t writable_bytes;	/* at most this much may be reported as written */
-	uint16_t entries;		/* ring entries it takes; 0: not in flight */
+	uint32_t entries;		/* ring entries it takes; 0: not in flight */
 };
 
 struct virtq_driver {
@@ -70,7 +70,7 @@ static size_t links_offset(uint32_t size)
 
 size_t virtq_driver_bytes(const struct virtq_driver_config *config)
 {
-	return links_offset(config->ring.size) + sizeof(uint16_t) * (size_t)config->ring.size;
+	return links_offset(config->ring.size) + 2 * sizeof(uint16_t) * (size_t)config->ring.size;
 }
 
 static int check_indirect(const struct virtq_driver_config *config, struct virtq_error *err)
@@ -155,11 +155,14 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 	}
 	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_ring_set(&q->packed.ring, &config->ring, event_idx, platform);
-		q->packed.next_id = links;
+		q->packed.in_order = LAYOUT_IS_IN_ORDER(q->layout);
+		q->packed.free = links;
 		packed_driver_reset(&q->packed, packed_cursor_of((uint16_t)position), fresh);
 	} else {
 		split_ring_set(&q->split.ring, &config->ring, event_idx, platform);
-		q->split.next = links;
+		q->split.in_order = LAYOUT_IS_IN_ORDER(q->layout);
+		q->split.free = links;
+		q->split.next = links + config->ring.size;
 		split_driver_reset(&q->split, (uint16_t)position, fresh);
 	}
 	if (fresh)
@@ -226,7 +229,7 @@ ALWAYS_INLINE void remember(struct chain *chain, void *token, uint64_t serial,
 	chain->token = token;
 	chain->serial = serial;
 	chain->writable_bytes = writable_bytes;
-	chain->entries = (uint16_t)entries;
+	chain->entries = entries;
 }
 
 /* Stage @count elements, for which there is room, and remember the buffer. */
@@ -236,7 +239,7 @@ ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
 {
 	uint16_t head = LAYOUT_IS_PACKED(layout) ?
 			packed_driver_stage(&q->packed, segs, readable, count, flags) :
-			split_driver_stage(&q->split, segs, readable, count, flags);
+			split_driver_stage(&q->split, q->room, segs, readable, count, flags);
 
 	remember(&q->chains[head], token, q->added++, writable_bytes, count);
 	q->room -= count;
@@ -277,8 +280,8 @@ ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf
 		if (UNLIKELY(!q->room))
 			return -ENOSPC;
 		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? q->packed.fill.free_head :
-							       q->split.fill.free_head,
+		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? packed_driver_id(&q->packed) :
+					      split_driver_slot(&q->split, q->room, 0),
 				      buf, count, layout);
 		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable, buf->token, layout);
 	} else if (UNLIKELY(count > q->room)) {
@@ -289,9 +292,11 @@ ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf
 	return 0;
 }
 
-NEVER_INLINE static int add_one_by_layout(struct virtq_driver *q, const struct virtq_buffer *buf)
+LAYOUT_EACH(add_one, (struct virtq_driver *q, const struct virtq_buffer *buf), q, buf)
+
+static int add_one_by_layout(struct virtq_driver *q, const struct virtq_buffer *buf)
 {
-	FOR_LAYOUT(q->layout, add_one, q, buf);
+	LAYOUT_CALL(q->layout, add_one, q, buf);
 }
 
 /* The elements of a buffer as one word, readable ones below, writable ones above. */
@@ -318,42 +323,43 @@ ALWAYS_INLINE bool is_single(const struct virtq_buffer *buf)
  * No calls, and what the loop needs in locals: every store into the ring may,
  * for all the compiler knows, change @q.
  */
-NEVER_INLINE static unsigned int add_singles_split(struct virtq_driver *q,
-					     const struct virtq_buffer *bufs, unsigned int max)
+ALWAYS_INLINE unsigned int add_singles_split(struct virtq_driver *q,
+					     const struct virtq_buffer *bufs, unsigned int max,
+					     const enum ring_layout layout)
 {
 	const struct split_ring ring = q->split.ring;
-	const uint16_t *const next = q->split.next;
+	const uint16_t *free = q->split.free + q->room;
 	struct chain *const chains = q->chains;
-	const uint32_t avail_idx = q->split.fill.avail_idx;
+	const uint32_t avail_idx = q->split.avail_idx, slot = q->split.next_slot;
 	const uint64_t added = q->added;
-	uint32_t head = q->split.fill.free_head;
 	unsigned int n = 0;
 
 	for (; n < max; n++) {
 		const struct virtq_buffer *buf = &bufs[n];
-		uint32_t writable = buf->writable, len;
+		uint32_t writable = buf->writable, head, len;
 
 		if (UNLIKELY(!is_single(buf)))
 			break;
 		len = buf->segs->len;
 		if (UNLIKELY(!len))
 			break;
+		head = LAYOUT_IS_IN_ORDER(layout) ? (slot + n) & ring.mask : *--free;
 		split_desc_store(&ring.desc[head], buf->segs->addr, len,
 				 writable * VIRTQ_DESC_F_WRITE, 0);
 		split_driver_offer(&ring, avail_idx + n, head);
 		remember(&chains[head], buf->token, added + n, writable ? len : 0, 1);
-		head = next[head];
 	}
-	q->split.fill.free_head = (uint16_t)head;
-	q->split.fill.avail_idx = (uint16_t)(avail_idx + n);
+	q->split.next_slot = (uint16_t)((slot + n) & ring.mask);
+	q->split.avail_idx = (uint16_t)(avail_idx + n);
 	return n;
 }
 
-NEVER_INLINE static unsigned int add_singles_packed(struct virtq_driver *q,
-					      const struct virtq_buffer *bufs, unsigned int max)
+ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
+					      const struct virtq_buffer *bufs, unsigned int max,
+					      const enum ring_layout layout)
 {
 	const struct packed_ring ring = q->packed.ring;
-	const uint16_t *const next_id = q->packed.next_id;
+	const uint16_t *free;
 	struct chain *const chains = q->chains;
 	const uint64_t added = q->added;
 	uint32_t id, slot, flags, first;
@@ -365,7 +371,8 @@ NEVER_INLINE static unsigned int add_singles_packed(struct virtq_driver *q,
 		remember(&chains[id], bufs->token, added, bufs->writable ? bufs->segs->len : 0, 1);
 		n = 1;
 	}
-	id = q->packed.fill.free_head;
+	id = q->packed.fill.next_id;
+	free = &q->packed.free[q->packed.free_count];
 	slot = q->packed.fill.avail.slot;
 	flags = packed_avail_flags(q->packed.fill.avail.wrap);
 	first = n;
@@ -378,16 +385,22 @@ NEVER_INLINE static unsigned int add_singles_packed(struct virtq_driver *q,
 		len = buf->segs->len;
 		if (UNLIKELY(!len))
 			break;
+		if (!LAYOUT_IS_IN_ORDER(layout))
+			id = *--free;
 		packed_desc_store(&ring.desc[slot], buf->segs->addr, len, id,
 				  flags | writable * VIRTQ_DESC_F_WRITE);
 		remember(&chains[id], buf->token, added + n, writable ? len : 0, 1);
-		id = next_id[id];
+		if (LAYOUT_IS_IN_ORDER(layout) && UNLIKELY(++id == ring.size))
+			id = 0;
 		if (UNLIKELY(++slot == ring.size)) {
 			slot = 0;
 			flags ^= PACKED_AVAIL | PACKED_USED;
 		}
 	}
-	q->packed.fill.free_head = (uint16_t)id;
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->packed.fill.next_id = (uint16_t)id;
+	else
+		q->packed.free_count -= n - first;
 	q->packed.fill.avail.slot = (uint16_t)slot;
 	q->packed.fill.avail.wrap = flags == packed_avail_flags(true);
 	q->packed.fill.moved += n - first;
@@ -398,8 +411,8 @@ ALWAYS_INLINE unsigned int add_singles(struct virtq_driver *q, const struct virt
 				       unsigned int count, const enum ring_layout layout)
 {
 	unsigned int max = count < q->room ? count : q->room;
-	unsigned int n = LAYOUT_IS_PACKED(layout) ? add_singles_packed(q, bufs, max) :
-						    add_singles_split(q, bufs, max);
+	unsigned int n = LAYOUT_IS_PACKED(layout) ? add_singles_packed(q, bufs, max, layout) :
+						    add_singles_split(q, bufs, max, layout);
 
 	q->added += n;
 	q->room -= n;
@@ -427,12 +440,15 @@ ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *buf
 	return (int)n;
 }
 
+LAYOUT_EACH(add_all, (struct virtq_driver *q, const struct virtq_buffer *bufs, unsigned int count),
+	    q, bufs, count)
+
 int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 		     unsigned int count)
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	FOR_LAYOUT(q->layout, add_all, q, bufs, count);
+	LAYOUT_CALL(q->layout, add_all, q, bufs, count);
 }
 
 /*
@@ -465,7 +481,7 @@ int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, un
 		if (LAYOUT_IS_PACKED(q->layout))
 			packed_driver_unstage(&q->packed, id, chain->entries);
 		else
-			split_driver_unstage(&q->split, id);
+			split_driver_unstage(&q->split, q->room, id, chain->entries);
 		q->room += chain->entries;
 		chain->entries = 0;
 	}
@@ -522,15 +538,16 @@ ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *do
 	return entries;
 }
 
-NEVER_INLINE static int get_split(struct virtq_driver *q, struct virtq_completion *done,
+ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *done,
 			    unsigned int max)
 {
 	const struct split_ring ring = q->split.ring;
-	uint16_t *const next = q->split.next;
+	uint16_t *const free = q->split.free;
+	const uint16_t *const next = q->split.next;
 	struct chain *const chains = q->chains;
 	const uint32_t size = q->ring.size, seen = q->split.used_seen;
 	const uint64_t published = q->published;
-	uint32_t free_head = q->split.fill.free_head, room = q->room;
+	uint32_t room = q->room;
 	uint32_t ready = split_driver_ready(&q->split), id = 0, len = 0;
 	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
 	unsigned int n = 0;
@@ -540,36 +557,32 @@ NEVER_INLINE static int get_split(struct virtq_driver *q, struct virtq_completio
 	if (max > ready)
 		max = ready;
 	for (; n < max; n++) {
-		uint32_t entries, last;
+		uint32_t entries;
 
 		split_driver_reap(&ring, seen + n, &id, &len);
 		fault = check_used(chains, size, published, id, len);
 		if (UNLIKELY(fault))
 			break;
 		entries = complete(&chains[id], &done[n], len);
+		split_driver_release(free, next, room, id, entries);
 		room += entries;
-		for (last = id; UNLIKELY(--entries);)
-			last = next[last];
-		next[last] = (uint16_t)free_head;
-		free_head = id;
 	}
 	q->room = room;
 	q->taken += n;
 	q->split.used_seen = (uint16_t)(seen + n);
-	q->split.fill.free_head = (uint16_t)free_head;
 	if (n || !fault)
 		return (int)n;
 	return break_queue(q, fault, seen, fault == VIRTQ_FAULT_USED_ID ? id : len);
 }
 
-NEVER_INLINE static int get_packed(struct virtq_driver *q, struct virtq_completion *done,
+ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *done,
 			     unsigned int max)
 {
 	const struct packed_ring ring = q->packed.ring;
-	uint16_t *const next_id = q->packed.next_id;
+	uint16_t *const free = &q->packed.free[q->packed.free_count];
 	struct chain *const chains = q->chains;
 	const uint64_t published = q->published;
-	uint32_t free_head = q->packed.fill.free_head, room = q->room, id = 0, len = 0;
+	uint32_t room = q->room, id = 0, len = 0;
 	uint32_t slot = q->packed.used.slot, turn = packed_used_flags(q->packed.used.wrap);
 	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
 	unsigned int n = 0;
@@ -584,9 +597,9 @@ NEVER_INLINE static int get_packed(struct virtq_driver *q, struct virtq_completi
 			break;
 		entries = complete(&chains[id], &done[n], len);
 		room += entries;
-		next_id[id] = (uint16_t)free_head;
-		free_head = id;
-		slot += entries;
+		free[n] = (uint16_t)id;
+		/* Guessed, not computed: the next look need not wait for what this one finds. */
+		slot = add_guessed(slot, entries, 1);
 		if (UNLIKELY(slot >= ring.size)) {
 			slot -= ring.size;
 			turn ^= PACKED_AVAIL | PACKED_USED;
@@ -596,7 +609,7 @@ NEVER_INLINE static int get_packed(struct virtq_driver *q, struct virtq_completi
 	q->taken += n;
 	q->packed.used.slot = (uint16_t)slot;
 	q->packed.used.wrap = turn == packed_used_flags(true);
-	q->packed.fill.free_head = (uint16_t)free_head;
+	q->packed.free_count += n;
 	if (n || !fault)
 		return (int)n;
 	return break_queue(q, fault, slot, fault == VIRTQ_FAULT_USED_ID ? id : len);
@@ -644,27 +657,40 @@ ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t ready,
 }
 
 /*
- * Take the oldest buffer of the open batch; those before its last are wholly
- * used. Descriptors and ids go in a circle and need no list of free ones.
+ * Take up to @max buffers of the open batch, oldest first; those before its
+ * last are wholly used. Descriptors and ids go in a circle and need no list of
+ * free ones. Returns how many.
  */
-ALWAYS_INLINE void take_oldest(struct virtq_driver *q, struct virtq_completion *done,
-			       const enum ring_layout layout)
+ALWAYS_INLINE unsigned int take_batch(struct virtq_driver *q, struct virtq_completion *done,
+				      unsigned int max, const enum ring_layout layout)
 {
-	uint16_t id = q->batch.oldest;
-	struct chain *chain = &q->chains[id];
-	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : (uint32_t)id + chain->entries;
-	uint32_t entries;
+	struct chain *const chains = q->chains;
+	const uint32_t size = q->ring.size, last = q->batch.last, length = q->batch.length;
+	uint32_t oldest = q->batch.oldest, taken = 0;
+	bool open = true;
+	unsigned int n = 0;
 
-	q->batch.open = id != q->batch.last;
-	q->batch.oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
-	entries = complete(chain, done,
-			   q->batch.open ? chain->writable_bytes : q->batch.length);
+	while (n < max && open) {
+		struct chain *chain = &chains[oldest];
+		uint32_t entries;
+
+		open = oldest != last;
+		entries = complete(chain, &done[n++], open ? chain->writable_bytes : length);
+		taken += entries;
+		/* Guessed: the next need not wait for this one. */
+		oldest = LAYOUT_IS_PACKED(layout) ? oldest + 1 : add_guessed(oldest, entries, 1);
+		if (UNLIKELY(oldest >= size))
+			oldest -= size;
+	}
+	q->batch.oldest = (uint16_t)oldest;
+	q->batch.open = open;
+	q->room += taken;
+	q->taken += n;
 	if (LAYOUT_IS_PACKED(layout))
-		packed_advance(&q->packed.used, entries, q->ring.size);
+		packed_advance(&q->packed.used, taken, size);
 	else
-		q->split.used_seen++;
-	q->room += entries;
-	q->taken++;
+		q->split.used_seen = (uint16_t)(q->split.used_seen + n);
+	return n;
 }
 
 ALWAYS_INLINE int get_in_order(struct virtq_driver *q, struct virtq_completion *done,
@@ -681,12 +707,12 @@ ALWAYS_INLINE int get_in_order(struct virtq_driver *q, struct virtq_completion *
 		if (max > ready)
 			max = ready;
 	}
-	for (; n < max; n++) {
+	while (n < max) {
 		int rc = q->batch.open ? 1 : open_batch(q, ready - n, layout);
 
 		if (rc <= 0)
 			return n ? (int)n : rc;
-		take_oldest(q, &done[n], layout);
+		n += take_batch(q, done + n, max - n, layout);
 	}
 	return (int)n;
 }
@@ -699,11 +725,14 @@ ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 	return LAYOUT_IS_PACKED(layout) ? get_packed(q, done, max) : get_split(q, done, max);
 }
 
+LAYOUT_EACH(get_all, (struct virtq_driver *q, struct virtq_completion *done, unsigned int max), q,
+	    done, max)
+
 int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsigned int max)
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	FOR_LAYOUT(q->layout, get_all, q, done, max);
+	LAYOUT_CALL(q->layout, get_all, q, done, max);
 }
 
 int virtq_driver_arm_after(struct virtq_driver *q, uint32_t count)

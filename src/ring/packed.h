@@ -133,13 +133,15 @@ struct packed_fill {
 	bool staged;
 	uint16_t staged_slot;
 	uint16_t staged_flags;
-	uint16_t free_head;		/* of the list of free ids */
+	uint16_t next_id;		/* in order: ids go in a circle */
 	uint32_t moved;			/* slots filled since the last decision on a kick */
 };
 
 struct packed_driver {
 	struct packed_ring ring;
-	uint16_t *next_id;
+	bool in_order;
+	uint16_t *free;			/* free ids; the last freed are taken first, being warm */
+	uint32_t free_count;
 	struct packed_fill fill;
 	struct packed_cursor used;	/* next slot the device will mark used */
 	bool decided;			/* fill.moved means something */
@@ -153,8 +155,15 @@ static inline void packed_driver_reset(struct packed_driver *drv, struct packed_
 	drv->used = at;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
+	drv->free_count = drv->ring.size;
 	for (uint32_t i = 0; i < drv->ring.size; i++)
-		drv->next_id[i] = (uint16_t)(i + 1 < drv->ring.size ? i + 1 : 0);
+		drv->free[i] = (uint16_t)(drv->ring.size - 1 - i);
+}
+
+/* The id to take next. */
+ALWAYS_INLINE uint16_t packed_driver_id(const struct packed_driver *drv)
+{
+	return drv->in_order ? drv->fill.next_id : drv->free[drv->free_count - 1];
 }
 
 /* Two stores: see packed_driver_stage() for why they need no order. */
@@ -165,23 +174,34 @@ ALWAYS_INLINE void packed_desc_store(struct pvirtq_desc *desc, uint64_t addr, ui
 	shm_store_words(&desc->len, len, id, flags);
 }
 
+/* All but the flags. */
+ALWAYS_INLINE void packed_desc_store_held(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
+					  uint32_t id)
+{
+	shm_store64(&desc->addr, addr);
+	shm_store32(&desc->len, len);
+	shm_store16(&desc->id, (uint16_t)id);
+}
+
 /*
  * Write a list of @count elements, or one INDIRECT element, into the next
  * slots. The caller has made sure that there is room. Returns its id.
  *
- * The first head of a batch is written with the flags that its slot has had
- * since the lap before, used, so that the device stays out. The others need no
- * order: the device takes lists in turn and cannot come to them before the head
- * that is held back (2.8.2).
+ * The first head of a batch keeps the flags of the lap before, so that the device
+ * stays out. The others need no order: it takes lists in turn and cannot come to
+ * them before the head that is held back (2.8.2).
  */
 ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 					   const struct virtq_seg *segs, uint32_t readable,
 					   uint32_t count, uint16_t extra_flags)
 {
 	struct packed_fill *fill = &drv->fill;
-	uint16_t id = fill->free_head;
+	uint16_t id = packed_driver_id(drv);
 
-	fill->free_head = drv->next_id[id];
+	if (drv->in_order)
+		fill->next_id = id + 1u < drv->ring.size ? (uint16_t)(id + 1) : 0;
+	else
+		drv->free_count--;
 	for (uint32_t i = 0; i < count; i++) {
 		uint16_t flags = (uint16_t)(extra_flags |
 					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
@@ -189,14 +209,17 @@ ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 					    packed_avail_flags(fill->avail.wrap));
 		uint16_t slot = fill->avail.slot;
 
+		/* Only the last member's id counts (2.8.6); the others carry it too. */
 		if (!fill->staged) {
 			fill->staged = true;
 			fill->staged_slot = slot;
 			fill->staged_flags = flags;
-			flags = packed_used_flags(!fill->avail.wrap);
+			packed_desc_store_held(&drv->ring.desc[slot], segs[i].addr, segs[i].len,
+					       id);
+		} else {
+			packed_desc_store(&drv->ring.desc[slot], segs[i].addr, segs[i].len, id,
+					  flags);
 		}
-		/* Only the last member's id counts (2.8.6); the others carry it too. */
-		packed_desc_store(&drv->ring.desc[slot], segs[i].addr, segs[i].len, id, flags);
 		packed_advance(&fill->avail, 1, drv->ring.size);
 	}
 	fill->moved += count;
@@ -210,13 +233,17 @@ ALWAYS_INLINE void packed_driver_unstage(struct packed_driver *drv, uint16_t id,
 
 	for (uint32_t i = 0; i < count; i++) {
 		packed_retreat(&fill->avail, 1, drv->ring.size);
-		shm_store16(&drv->ring.desc[fill->avail.slot].flags,
-			    packed_used_flags(!fill->avail.wrap));
+		if (fill->avail.slot == fill->staged_slot)
+			fill->staged = false;
+		else
+			shm_store16(&drv->ring.desc[fill->avail.slot].flags,
+				    packed_used_flags(!fill->avail.wrap));
 	}
-	if (fill->avail.slot == fill->staged_slot)
-		fill->staged = false;
 	fill->moved -= count;
-	fill->free_head = id;
+	if (drv->in_order)
+		fill->next_id = id;
+	else
+		drv->free[drv->free_count++] = id;
 }
 
 /* Show the device every list staged since the last call (2.8.21.2). */
@@ -225,7 +252,7 @@ ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
 	/*
 	 * [A] release: all descriptors of the batch before the flags of its
 	 * first head, which alone keep the device out. Pairs with the [A]
-	 * acquire in packed_device_ready().
+	 * acquire in packed_device_flags().
 	 */
 	shm_publish16(&drv->ring.desc[drv->fill.staged_slot].flags, drv->fill.staged_flags,
 		      drv->ring.platform);
@@ -379,22 +406,26 @@ ALWAYS_INLINE void packed_device_mark(const struct packed_ring *ring, uint32_t s
 
 /*
  * Mark the list of @count slots with buffer id @id used; the driver sees it at
- * the next publish. The first of a batch is left available; the driver looks at
- * it before the others (2.8.2), which therefore need no order.
+ * the next publish. The flags of the first of a batch are left as they are; the
+ * driver looks at them before the others (2.8.2), which therefore need no order.
  */
-ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint16_t id, uint32_t len,
+ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint32_t id, uint32_t len,
 				       uint32_t count)
 {
 	struct packed_give *give = &dev->give;
 	uint16_t flags = packed_used_flags(give->used.wrap);
 
 	if (!give->staged) {
+		struct pvirtq_desc *desc = &dev->ring.desc[give->used.slot];
+
 		give->staged = true;
 		give->staged_slot = give->used.slot;
 		give->staged_flags = (uint16_t)(flags | (len ? VIRTQ_DESC_F_WRITE : 0));
-		flags = packed_avail_flags(give->used.wrap);
+		shm_store32(&desc->len, len);
+		shm_store16(&desc->id, (uint16_t)id);
+	} else {
+		packed_device_mark(&dev->ring, give->used.slot, flags, id, len);
 	}
-	packed_device_mark(&dev->ring, give->used.slot, flags, id, len);
 	packed_advance(&give->used, count, dev->ring.size);
 	give->moved += count;
 }

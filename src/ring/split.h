@@ -24,6 +24,8 @@ struct split_ring {
 	struct virtq_desc *desc;
 	struct virtq_avail *avail;
 	struct virtq_used *used;
+	virtq_le16 *heads;		/* available entries, behind *avail */
+	struct virtq_used_elem *elems;	/* used elements, behind *used */
 	uint32_t mask;		/* size - 1 */
 	bool event_idx;
 	bool platform;		/* ORDER_PLATFORM: stronger barriers, see base/shm.h */
@@ -35,6 +37,8 @@ static inline void split_ring_set(struct split_ring *ring, const struct virtq_ri
 	ring->desc = at->desc;
 	ring->avail = at->driver;
 	ring->used = at->device;
+	ring->heads = (virtq_le16 *)(void *)(ring->avail + 1);
+	ring->elems = (struct virtq_used_elem *)(void *)(ring->used + 1);
 	ring->mask = at->size - 1;
 	ring->event_idx = event_idx;
 	ring->platform = platform;
@@ -42,44 +46,45 @@ static inline void split_ring_set(struct split_ring *ring, const struct virtq_ri
 
 ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint32_t idx)
 {
-	return (virtq_le16 *)(void *)(ring->avail + 1) + (idx & ring->mask);
+	return ring->heads + (idx & ring->mask);
 }
 
 ALWAYS_INLINE struct virtq_used_elem *split_used_entry(const struct split_ring *ring,
 						       uint32_t idx)
 {
-	return (struct virtq_used_elem *)(void *)(ring->used + 1) + (idx & ring->mask);
+	return ring->elems + (idx & ring->mask);
 }
 
 /* The event words lie behind the last entry (2.7.6, 2.7.8); only with EVENT_IDX. */
 ALWAYS_INLINE virtq_le16 *split_used_event(const struct split_ring *ring)
 {
-	return (virtq_le16 *)(void *)(ring->avail + 1) + ring->mask + 1;
+	return ring->heads + ring->mask + 1;
 }
 
 ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
 {
-	return (virtq_le16 *)(void *)((struct virtq_used_elem *)(void *)(ring->used + 1) +
-				      ring->mask + 1);
+	return (virtq_le16 *)(void *)(ring->elems + ring->mask + 1);
 }
 
 /* ---- Driver end --------------------------------------------------------- */
 
-/* What adding buffers moves on, beside the table. */
-struct split_fill {
-	uint16_t avail_idx;		/* next to fill; staged up to here */
-	uint16_t free_head;
-};
-
 struct split_driver {
 	struct split_ring ring;
-	uint16_t *next;			/* private links: of the free list and of chains */
+	bool in_order;
+	/*
+	 * Free descriptors, as many as the queue has room for; the last freed are
+	 * taken first, being warm. In order none is needed: descriptors are taken
+	 * and freed in a circle, from next_slot on (2.7.5).
+	 */
+	uint16_t *free;
+	uint16_t *next;			/* private links of chains in flight */
 	/*
 	 * Publishing sets avail_published and avail_decided to avail_idx. They
 	 * are kept apart: side by side, gcc sets them as one word that it loads
 	 * from here, and that load waits for the 16-bit store still under way.
 	 */
-	struct split_fill fill;
+	uint16_t avail_idx;		/* next to fill; staged up to here */
+	uint16_t next_slot;
 	uint16_t avail_published;	/* the device has been shown up to here */
 	uint16_t used_seen;		/* next used entry to take */
 	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
@@ -94,12 +99,12 @@ struct split_driver {
  */
 static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bool fresh)
 {
-	drv->fill.avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
+	drv->avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
-	drv->fill.free_head = 0;
+	drv->next_slot = 0;
 	for (uint32_t i = 0; i <= drv->ring.mask; i++)
-		drv->next[i] = (uint16_t)((i + 1) & drv->ring.mask);
+		drv->free[i] = (uint16_t)(drv->ring.mask - i);
 }
 
 /* Two stores: a descriptor is not looked at before it is published. */
@@ -117,38 +122,61 @@ ALWAYS_INLINE void split_driver_offer(const struct split_ring *ring, uint32_t av
 	shm_store16(split_avail_entry(ring, avail_idx), (uint16_t)head);
 }
 
+/* The descriptor to take with @room of them left, @ahead entries from now. */
+ALWAYS_INLINE uint16_t split_driver_slot(const struct split_driver *drv, uint32_t room,
+					 uint32_t ahead)
+{
+	return drv->in_order ? (uint16_t)((drv->next_slot + ahead) & drv->ring.mask) :
+			       drv->free[room - 1 - ahead];
+}
+
 /*
  * Write one chain of @count elements, or of one INDIRECT element, into free
- * descriptors and its head into the next available entry. The caller has made
- * sure that there are enough. Returns the head.
+ * descriptors, of which there are @room, and its head into the next available
+ * entry. The caller has made sure that there are enough. Returns the head.
  */
-ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct virtq_seg *segs,
-					  uint32_t readable, uint32_t count,
-					  uint16_t extra_flags)
+ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, uint32_t room,
+					  const struct virtq_seg *segs, uint32_t readable,
+					  uint32_t count, uint32_t extra_flags)
 {
-	uint16_t head = drv->fill.free_head, at = head;
+	uint16_t head = split_driver_slot(drv, room, 0), at = head;
 
 	for (uint32_t i = 0; i < count; i++) {
 		bool more = i + 1 < count;
 		uint32_t flags = extra_flags | (i >= readable ? VIRTQ_DESC_F_WRITE : 0u) |
 				 (more ? VIRTQ_DESC_F_NEXT : 0u);
-		uint16_t next = drv->next[at];
+		uint16_t next = more ? split_driver_slot(drv, room, i + 1) : 0;
 
-		/* Our own links, never read back from the table the device sees. */
-		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags,
-				 more ? next : 0);
+		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags, next);
+		/* Our own links: the table the device sees is never read back. */
+		drv->next[at] = next;
 		at = next;
 	}
-	drv->fill.free_head = at;
-	split_driver_offer(&drv->ring, drv->fill.avail_idx++, head);
+	drv->next_slot = (uint16_t)((drv->next_slot + count) & drv->ring.mask);
+	split_driver_offer(&drv->ring, drv->avail_idx++, head);
 	return head;
 }
 
-/* Take back the chain staged last, which begins with @head: nothing shows it (2.7.13). */
-ALWAYS_INLINE void split_driver_unstage(struct split_driver *drv, uint16_t head)
+/* Put the @entries descriptors that begin with @head back, to be taken first, in that order. */
+ALWAYS_INLINE void split_driver_release(uint16_t *free, const uint16_t *next, uint32_t room,
+					uint32_t head, uint32_t entries)
 {
-	drv->fill.free_head = head;
-	drv->fill.avail_idx--;
+	free[room + entries - 1] = (uint16_t)head;
+	while (UNLIKELY(--entries)) {
+		head = next[head];
+		free[room + entries - 1] = (uint16_t)head;
+	}
+}
+
+/* Take back the chain staged last: nothing has shown it (2.7.13). */
+ALWAYS_INLINE void split_driver_unstage(struct split_driver *drv, uint32_t room, uint16_t head,
+					uint32_t entries)
+{
+	if (drv->in_order)
+		drv->next_slot = head;
+	else
+		split_driver_release(drv->free, drv->next, room, head, entries);
+	drv->avail_idx--;
 }
 
 /* Show the device every chain staged since the last call (2.7.13.3). */
@@ -159,14 +187,14 @@ ALWAYS_INLINE void split_driver_publish(struct split_driver *drv)
 	 * before the index that covers them. Pairs with the [A] acquire in
 	 * split_device_ready().
 	 */
-	shm_publish16(&drv->ring.avail->idx, drv->fill.avail_idx, drv->ring.platform);
-	drv->avail_published = drv->fill.avail_idx;
+	shm_publish16(&drv->ring.avail->idx, drv->avail_idx, drv->ring.platform);
+	drv->avail_published = drv->avail_idx;
 }
 
 /* Must the driver notify the device of what it has just published (2.7.13.4)? */
 ALWAYS_INLINE bool split_driver_needs_kick(struct split_driver *drv)
 {
-	uint16_t now = drv->fill.avail_idx, old = drv->avail_decided;
+	uint16_t now = drv->avail_idx, old = drv->avail_decided;
 	bool decided = drv->decided;
 
 	drv->avail_decided = now;
@@ -260,19 +288,23 @@ static inline void split_device_reset(struct split_device *dev, uint16_t avail_i
 }
 
 /*
- * Number of chains ready to take, 0 if none, or -EBADMSG if the driver claims
- * more chains than the ring holds. UNTRUSTED: all of it is the driver's word.
+ * Number of chains ready to take, 0 if none, or -EBADMSG if the driver claims,
+ * by index *@claim, more chains than the ring holds. UNTRUSTED: all of it is
+ * the driver's word.
  */
-ALWAYS_INLINE int split_device_ready(struct split_device *dev)
+ALWAYS_INLINE int split_device_ready(struct split_device *dev, uint16_t *claim)
 {
 	uint16_t ready = (uint16_t)(dev->avail_known - dev->avail_seen);
 
 	if (ready)
 		return ready;
 	/* [A] acquire: pairs with the [A] release in split_driver_publish(). */
-	dev->avail_known = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
-	ready = (uint16_t)(dev->avail_known - dev->avail_seen);
-	return ready <= dev->ring.mask + 1 ? ready : -EBADMSG;
+	*claim = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
+	ready = (uint16_t)(*claim - dev->avail_seen);
+	if (UNLIKELY(ready > dev->ring.mask + 1))
+		return -EBADMSG;
+	dev->avail_known = *claim;
+	return ready;
 }
 
 /* The head of the chain at @avail_seen. UNTRUSTED. */
