@@ -690,7 +690,8 @@ ALWAYS_INLINE void stage_in_order(struct virtq_device *q, const enum ring_layout
 			break;
 		if (UNLIKELY(++first == size))
 			first = 0;
-		if (batch.count && UNLIKELY(!batch.whole)) {
+		/* UNTRUSTED: a driver may offer slots again that it has not got back yet. */
+		if (batch.count && UNLIKELY(!batch.whole || batch.entries + req->entries > size)) {
 			close_batch(q, &batch, layout);
 			batch.count = batch.entries = 0;
 		}
