@@ -119,6 +119,7 @@ static int open_queue(struct path *p, const struct path_shape *shape, unsigned i
 		driver.indirect = host + tables;
 		driver.indirect_addr = MEMORY_GPA + tables;
 		driver.indirect_entries = count;
+		driver.indirect_from = 2;
 	}
 	rc = virtq_driver_create(&p->driver, &driver, err);
 	if (rc)

@@ -11,6 +11,7 @@
 #ifndef VIRTQ_DEVICE_H
 #define VIRTQ_DEVICE_H
 
+#include <virtq/iotlb.h>
 #include <virtq/mem.h>
 #include <virtq/ring.h>
 
@@ -25,6 +26,10 @@ struct virtq_device;
  * @ring:      where the ring lies, in this process
  * @position:  NULL for a new ring, or where to go on; see virtq_driver_position()
  * @map:       what descriptors may name; the queue takes a reference
+ * @iotlb:     if ACCESS_PLATFORM was negotiated and addresses are translated:
+ *             where they are found instead. @map is then what the translations
+ *             lead into. Kept until destroy or fini, of the queue's thread; NULL
+ *             for none
  * @max_segs:  longest chain taken, in elements after splitting at region
  *             borders; 0 for the larger of @ring.size and 1024
  * @long_chains: how many chains of more than VIRTQ_REQ_INLINE_SEGS elements may
@@ -38,6 +43,7 @@ struct virtq_device_config {
 	struct virtq_ring ring;
 	const uint32_t *position;
 	struct virtq_map *map;
+	struct virtq_iotlb *iotlb;
 	uint32_t max_segs;
 	uint32_t long_chains;
 	uint32_t req_bytes;
@@ -77,11 +83,9 @@ struct virtq_req {
 	uint16_t id;
 	struct virtq_device *queue;
 	/* private to src/ring */
-	struct virtq_map_use *map_use;
 	uint64_t sequence;
 	uint16_t entries;
 	uint16_t block;
-	uint32_t on_loan;
 	uint32_t capacity;
 };
 
@@ -135,6 +139,43 @@ VIRTQ_API int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs,
 			       unsigned int max);
 
 /**
+ * struct virtq_miss - an address that somebody must translate
+ * @addr:   I/O virtual address of the first byte that is missing
+ * @access: what the device wants to do there, VIRTQ_ACCESS_READ or _WRITE
+ *
+ * Since: 0.1
+ */
+struct virtq_miss {
+	uint64_t addr;
+	unsigned int access;
+};
+
+/**
+ * virtq_device_miss - what virtq_device_pop() said -EAGAIN for
+ * @q: the queue
+ *
+ * Good until the next pop. The same may be missed again, after an update that
+ * was taken back meanwhile, or was forgotten.
+ *
+ * Thread: the owner. Spec: VIRTIO 1.4, 6 (ACCESS_PLATFORM). Since: 0.1
+ */
+VIRTQ_API struct virtq_miss virtq_device_miss(const struct virtq_device *q);
+
+/**
+ * virtq_device_kicked - is there something behind a kick that carried data?
+ * @q:    the queue
+ * @data: what the driver wrote, see virtq_driver_kick_data()
+ *
+ * With NOTIFICATION_DATA. A hint, and the driver's word: nothing is taken on
+ * the strength of it.
+ *
+ * Return: 0 if the device has popped all that the driver speaks of; 1 if there
+ *	may be more, or @data makes no sense: pop.
+ * Thread: the owner. Spec: VIRTIO 1.4, 2.9. Since: 0.1
+ */
+VIRTQ_API int virtq_device_kicked(const struct virtq_device *q, uint32_t data);
+
+/**
  * virtq_device_unpop - hand a request back untouched
  * @q:   the queue
  * @req: the request popped last, apart from those unpopped since
@@ -182,7 +223,7 @@ VIRTQ_API int virtq_device_arm(struct virtq_device *q);
 /** virtq_device_disarm - ask not to be kicked: this end will poll. A hint. */
 VIRTQ_API void virtq_device_disarm(struct virtq_device *q);
 
-/** virtq_device_in_flight - requests popped and not yet pushed. */
+/** virtq_device_in_flight - requests popped, and neither pushed nor unpopped. */
 VIRTQ_API uint32_t virtq_device_in_flight(const struct virtq_device *q);
 
 /**
@@ -192,7 +233,8 @@ VIRTQ_API uint32_t virtq_device_in_flight(const struct virtq_device *q);
  * @ring: the ring's areas as they lie under the new table; size and features
  *       must be those of the old ones
  *
- * Requests on loan keep the old table until they are pushed.
+ * Requests on loan keep the old table until they are pushed. What an IOTLB says
+ * about the old memory has to be invalidated by the caller, before.
  *
  * Return: 0, or -EBUSY if three older tables are still held by requests on
  *	loan, -EINVAL for a ring of other shape; nothing has changed then.

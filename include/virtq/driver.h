@@ -29,8 +29,12 @@ struct virtq_driver;
  * @indirect: memory for indirect tables, @ring.size * @indirect_entries * 16
  *            bytes, aligned to 16; NULL for none
  * @indirect_addr: where the device sees that memory
- * @indirect_entries: entries per table; chains of 2..this many elements go
- *            indirect if INDIRECT_DESC was negotiated
+ * @indirect_entries: entries per table. If INDIRECT_DESC was negotiated, chains
+ *            of 2..this many elements may go indirect and take one ring entry
+ * @indirect_from: chains of this many elements and more always do; shorter ones
+ *            only while less than half of the ring is free. 0: 4
+ * @segs_max: longest chain that virtq_driver_add() takes, in elements, such as
+ *            the device's seg_max and what goes round it; 0 for as many as fit
  *
  * Since: 0.1
  */
@@ -40,6 +44,8 @@ struct virtq_driver_config {
 	void *indirect;
 	uint64_t indirect_addr;
 	uint32_t indirect_entries;
+	uint32_t indirect_from;
+	uint32_t segs_max;
 };
 
 /**
@@ -106,8 +112,8 @@ struct virtq_completion {
  *
  * Return: how many were added, from the front; or, if not even the first was,
  *	-ENOSPC   the ring has no room for it now; nothing has changed
- *	-EMSGSIZE it can never fit: more elements than the ring (or the
- *	          indirect table) holds
+ *	-EMSGSIZE it can never fit: more elements than @segs_max, or than both the
+ *	          ring and an indirect table hold
  *	-EINVAL   no element, an empty element, or more than 2^32 bytes
  *	-EBADMSG  the queue is broken
  *	-ESHUTDOWN virtq_driver_detach() was called
@@ -116,6 +122,22 @@ struct virtq_completion {
  */
 VIRTQ_API int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 			       unsigned int count);
+
+/**
+ * virtq_driver_unadd - take back buffers that the device has not been shown
+ * @q:    the queue
+ * @back: receives up to @max of them, youngest first, with nothing written
+ * @max:  capacity of @back
+ *
+ * Undoes virtq_driver_add(): the ring is as if they had never been added. For
+ * work of several buffers that turns out not to fit as a whole.
+ *
+ * Return: how many; 0 if all is published; -EBADMSG, -ESHUTDOWN as
+ *	virtq_driver_add().
+ * Thread: the owner. Takes time in proportion to the size of the ring. Since: 0.1
+ */
+VIRTQ_API int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back,
+				 unsigned int max);
 
 /**
  * virtq_driver_publish - show the device everything added so far
@@ -168,6 +190,20 @@ VIRTQ_API int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *
  * Thread: the owner. Order: [D]. Spec: VIRTIO 1.4, 2.7.7.1, 2.8.14. Since: 0.1
  */
 VIRTQ_API int virtq_driver_arm(struct virtq_driver *q);
+
+/**
+ * virtq_driver_arm_after - ask to be called when several more buffers are used
+ * @q:     the queue
+ * @count: how many; more than are in flight means all of these
+ *
+ * The call comes when @count more are used, or earlier: without EVENT_IDX at the
+ * next one, in packed rings when @count more descriptors are. For a driver that
+ * need not hurry; get what is there before.
+ *
+ * Return: as virtq_driver_arm(), whatever @count is: 1 if even one is there.
+ * Thread: the owner. Order: [D]. Spec: VIRTIO 1.4, 2.7.7.1, 2.8.14. Since: 0.1
+ */
+VIRTQ_API int virtq_driver_arm_after(struct virtq_driver *q, uint32_t count);
 
 /**
  * virtq_driver_disarm - ask not to be called: this end will poll

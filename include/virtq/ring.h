@@ -72,9 +72,9 @@ VIRTQ_API struct virtq_features virtq_ring_features(void);
 /**
  * virtq_ring_features_usual - those that a device in software does well to offer
  *
- * Without IN_ORDER, which makes a fast request wait for a slow one in front of
- * it; ORDER_PLATFORM, which is for hardware; and notification data, which
- * eventfds do not carry.
+ * Without ACCESS_PLATFORM, for which somebody has to translate; IN_ORDER, which
+ * makes a fast request wait for a slow one in front of it; ORDER_PLATFORM, which
+ * is for hardware; and notification data, which eventfds do not carry.
  */
 VIRTQ_API struct virtq_features virtq_ring_features_usual(void);
 

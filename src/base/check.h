@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/shm.h"
+
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define NEVER_INLINE __attribute__((noinline))
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -24,6 +26,20 @@
 #else
 #define VIRTQ_ASSERT(x) do { if (0) (void)(x); } while (0)
 #endif
+
+/*
+ * @sum + @value, where @value is @guess nearly always: by a branch, so that
+ * what needs the sum does not wait for the value. The compiler must not see
+ * that both ways come to the same.
+ */
+ALWAYS_INLINE uint32_t add_guessed(uint32_t sum, uint32_t value, uint32_t guess)
+{
+	uint32_t guessed = sum + guess;
+
+	if (LIKELY(value == guess))
+		return guessed;
+	return sum + shm_opaque32(value);
+}
 
 static inline bool add_overflows(uint64_t a, uint64_t b, uint64_t *sum)
 {

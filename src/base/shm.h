@@ -37,6 +37,13 @@
 #endif
 #endif
 
+/* @v, of which the compiler knows nothing any more. */
+static inline uint32_t shm_opaque32(uint32_t v)
+{
+	__asm__ __volatile__("" : "+r"(v));
+	return v;
+}
+
 /* ---- Values that are private already: conversion only. ---- */
 
 static inline uint16_t le16_value(virtq_le16 v) { return SHM_SWAP16(v.raw); }
@@ -110,6 +117,18 @@ static inline void shm_store64(virtq_le64 *p, uint64_t v)
 	__atomic_store_n(&half[0], u.half[0], __ATOMIC_RELAXED);
 	__atomic_store_n(&half[1], u.half[1], __ATOMIC_RELAXED);
 #endif
+}
+
+/*
+ * Neighbouring fields of 32, 16 and 16 bits in one store, where a machine has
+ * one of 64 bits; @p is the first of them and aligned to 8. In which order the halves of it become
+ * visible means nothing: whoever looks at them has been let in by a later store.
+ */
+static inline void shm_store_words(virtq_le32 *p, uint32_t first, uint32_t second,
+				   uint32_t third)
+{
+	shm_store64((virtq_le64 *)(void *)p,
+		    first | (uint64_t)second << 32 | (uint64_t)third << 48);
 }
 
 /*

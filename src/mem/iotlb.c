@@ -34,9 +34,9 @@ int virtq_iotlb_init(void *memory, struct virtq_iotlb **out, uint32_t entries)
 
 /* ---- Looking up --------------------------------------------------------- */
 
-static uint64_t last_of(const struct iotlb_hit *at)
+static uint64_t last_of(const struct mem_hit *at)
 {
-	return at->iova + (at->size_bytes - 1);
+	return at->addr + (at->size_bytes - 1);
 }
 
 /* The slot of the first entry that ends at or behind @iova; the count if none does. */
@@ -57,17 +57,17 @@ static uint32_t find(const struct virtq_iotlb *tlb, uint64_t iova)
 }
 
 int iotlb_piece(const struct virtq_iotlb *tlb, uint64_t iova, uint64_t len, unsigned int access,
-		struct virtq_span *piece, struct iotlb_hit *hit)
+		struct virtq_span *piece, struct mem_hit *hit)
 {
 	uint32_t slot = find(tlb, iova);
-	const struct iotlb_hit *at = &tlb->entries[slot].at;
+	const struct mem_hit *at = &tlb->entries[slot].at;
 	uint64_t off, left;
 
-	if (slot == tlb->count || at->iova > iova)
+	if (slot == tlb->count || at->addr > iova)
 		return -EAGAIN;
 	if ((at->access & access) != access)
 		return -EACCES;
-	off = iova - at->iova;
+	off = iova - at->addr;
 	left = at->size_bytes - off;
 	piece->base = at->host + off;
 	piece->len = (size_t)(len < left ? len : left);
@@ -87,7 +87,7 @@ int virtq_iotlb_ptr(const struct virtq_iotlb *tlb, uint64_t iova, uint64_t len,
 		return -EFAULT;
 	while (done < len) {
 		struct virtq_span piece;
-		struct iotlb_hit hit;
+		struct mem_hit hit;
 		int rc = iotlb_piece(tlb, iova + done, len - done, access, &piece, &hit);
 
 		if (rc)
@@ -108,7 +108,7 @@ uint64_t virtq_iotlb_known(const struct virtq_iotlb *tlb, uint64_t iova, uint64_
 
 	while (done < len) {
 		struct virtq_span piece;
-		struct iotlb_hit hit;
+		struct mem_hit hit;
 
 		/* Nothing is known behind the last address: a range does not wrap. */
 		if ((done && !(iova + done)) ||
@@ -137,30 +137,30 @@ static void open_slot(struct virtq_iotlb *tlb, uint32_t slot)
 }
 
 /* Take addresses away from @at: all in front of @first, or all behind @last. */
-static void keep_from(struct iotlb_hit *at, uint64_t first)
+static void keep_from(struct mem_hit *at, uint64_t first)
 {
-	uint64_t gone = first - at->iova;
+	uint64_t gone = first - at->addr;
 
-	at->iova = first;
+	at->addr = first;
 	at->host += gone;
 	at->size_bytes -= gone;
 }
 
-static void keep_to(struct iotlb_hit *at, uint64_t last)
+static void keep_to(struct mem_hit *at, uint64_t last)
 {
-	at->size_bytes = last - at->iova + 1;
+	at->size_bytes = last - at->addr + 1;
 }
 
 /* The entry at @slot reaches out of the range at both ends: two remain of it, or the longer. */
 static void cut_middle(struct virtq_iotlb *tlb, uint32_t slot, uint64_t first, uint64_t last)
 {
-	struct iotlb_hit *at = &tlb->entries[slot].at;
+	struct mem_hit *at = &tlb->entries[slot].at;
 
 	if (tlb->count < tlb->capacity) {
 		open_slot(tlb, slot);
 		keep_to(&at[0], first - 1);
 		keep_from(&tlb->entries[slot + 1].at, last + 1);
-	} else if (first - at->iova >= last_of(at) - last) {
+	} else if (first - at->addr >= last_of(at) - last) {
 		keep_to(at, first - 1);
 	} else {
 		keep_from(at, last + 1);
@@ -174,7 +174,7 @@ static void cut(struct virtq_iotlb *tlb, uint64_t first, uint64_t last)
 
 	if (slot == tlb->count)
 		return;
-	if (tlb->entries[slot].at.iova < first) {
+	if (tlb->entries[slot].at.addr < first) {
 		if (last_of(&tlb->entries[slot].at) > last) {
 			cut_middle(tlb, slot, first, last);
 			return;
@@ -185,7 +185,7 @@ static void cut(struct virtq_iotlb *tlb, uint64_t first, uint64_t last)
 	for (end = slot; end < tlb->count && last_of(&tlb->entries[end].at) <= last; end++)
 		;
 	remove_entries(tlb, slot, end - slot);
-	if (slot < tlb->count && tlb->entries[slot].at.iova <= last)
+	if (slot < tlb->count && tlb->entries[slot].at.addr <= last)
 		keep_from(&tlb->entries[slot].at, last + 1);
 }
 
@@ -201,16 +201,16 @@ static void evict(struct virtq_iotlb *tlb)
 }
 
 /* Does @b, the later one, go on where @a ends, as the device sees it and in this process? */
-static bool continues(const struct iotlb_hit *a, const struct iotlb_hit *b)
+static bool continues(const struct mem_hit *a, const struct mem_hit *b)
 {
-	return last_of(a) + 1 == b->iova &&
+	return last_of(a) + 1 == b->addr &&
 	       (uintptr_t)a->host + a->size_bytes == (uintptr_t)b->host && a->access == b->access;
 }
 
 /* Put @fresh, about whose addresses nothing is known, into the table. */
-static void insert(struct virtq_iotlb *tlb, struct iotlb_hit fresh)
+static void insert(struct virtq_iotlb *tlb, struct mem_hit fresh)
 {
-	uint32_t slot = find(tlb, fresh.iova);
+	uint32_t slot = find(tlb, fresh.addr);
 	struct iotlb_entry *entry;
 
 	if (slot < tlb->count && continues(&fresh, &tlb->entries[slot].at)) {
@@ -225,7 +225,7 @@ static void insert(struct virtq_iotlb *tlb, struct iotlb_hit fresh)
 	}
 	if (tlb->count == tlb->capacity) {
 		evict(tlb);
-		slot = find(tlb, fresh.iova);
+		slot = find(tlb, fresh.addr);
 	}
 	open_slot(tlb, slot);
 	entry = &tlb->entries[slot];
@@ -236,7 +236,7 @@ static void insert(struct virtq_iotlb *tlb, struct iotlb_hit fresh)
 int virtq_iotlb_update(struct virtq_iotlb *tlb, uint64_t iova, uint64_t size_bytes, void *host,
 		       unsigned int access)
 {
-	struct iotlb_hit fresh = { iova, size_bytes, host, access };
+	struct mem_hit fresh = { iova, size_bytes, host, access };
 	uint64_t last, host_last;
 	uint32_t slot;
 
@@ -250,8 +250,8 @@ int virtq_iotlb_update(struct virtq_iotlb *tlb, uint64_t iova, uint64_t size_byt
 		struct iotlb_entry *entry = &tlb->entries[slot];
 
 		/* Told again: cutting a full table's entry in two would forget a part. */
-		if (iotlb_hit_covers(&entry->at, iova, size_bytes, access) &&
-		    entry->at.access == access && entry->at.host + (iova - entry->at.iova) == host) {
+		if (hit_covers(&entry->at, iova, size_bytes, access) &&
+		    entry->at.access == access && entry->at.host + (iova - entry->at.addr) == host) {
 			entry->updated = tlb->generation;
 			return 0;
 		}

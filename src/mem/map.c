@@ -139,7 +139,7 @@ const struct virtq_region *map_find(const struct virtq_map *map, uint64_t gpa)
 }
 
 int map_piece(const struct virtq_map *map, uint64_t gpa, uint64_t len, unsigned int access,
-	      struct virtq_span *piece, const struct virtq_region **region)
+	      struct virtq_span *piece, struct mem_hit *hit)
 {
 	const struct virtq_region *r = map_find(map, gpa);
 	uint64_t off, left;
@@ -150,18 +150,19 @@ int map_piece(const struct virtq_map *map, uint64_t gpa, uint64_t len, unsigned 
 	left = r->size_bytes - off;
 	piece->base = (uint8_t *)r->host + off;
 	piece->len = (size_t)(len < left ? len : left);
-	*region = r;
+	*hit = (struct mem_hit){ r->gpa, r->size_bytes, r->host, r->access };
 	return 0;
 }
 
 void *virtq_map_ptr(const struct virtq_map *map, uint64_t gpa, uint64_t len,
 		    unsigned int access)
 {
-	const struct virtq_region *r = map_find(map, gpa);
+	struct virtq_span piece;
+	struct mem_hit hit;
 
-	if (!r || !len || !region_covers(r, gpa, len, access))
+	if (!len || map_piece(map, gpa, len, access, &piece, &hit) || piece.len != len)
 		return NULL;
-	return (uint8_t *)r->host + (gpa - r->gpa);
+	return piece.base;
 }
 
 void *virtq_map_user_ptr(const struct virtq_map *map, uint64_t user, uint64_t len,

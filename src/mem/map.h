@@ -30,24 +30,36 @@ bool map_lost(const struct virtq_map *map);
 const struct virtq_region *map_find(const struct virtq_map *map, uint64_t gpa);
 
 /*
- * Does @region hold all of @len bytes at @gpa and grant @access? UNTRUSTED:
- * @gpa and @len are the peer's. Written so that no sum can overflow.
+ * One piece of memory, by value: what a look-up found, to be tried again for
+ * the next address. All zeros cover nothing.
  */
-ALWAYS_INLINE bool region_covers(const struct virtq_region *region, uint64_t gpa,
-				 uint64_t len, unsigned int access)
-{
-	uint64_t off = gpa - region->gpa;
+struct mem_hit {
+	uint64_t addr;
+	/* Never 2^64: as much memory, from a pointer that is not NULL, there cannot be. */
+	uint64_t size_bytes;
+	uint8_t *host;
+	unsigned int access;
+};
 
-	return off < region->size_bytes && len <= region->size_bytes - off &&
-	       (region->access & access) == access;
+/*
+ * Does @hit hold all of @len bytes at @addr and grant @access? UNTRUSTED:
+ * @addr and @len are the peer's. Written so that no sum can overflow.
+ */
+ALWAYS_INLINE bool hit_covers(const struct mem_hit *hit, uint64_t addr, uint64_t len,
+			      unsigned int access)
+{
+	uint64_t off = addr - hit->addr;
+
+	return off < hit->size_bytes && len <= hit->size_bytes - off &&
+	       (hit->access & access) == access;
 }
 
 /*
  * The pointer for the first part of @len bytes at @gpa, and how long that part
  * is: up to the end of the region. 0, or -EFAULT if @gpa lies in no region or
- * the region denies @access.
+ * the region denies @access; nothing is written then.
  */
 int map_piece(const struct virtq_map *map, uint64_t gpa, uint64_t len, unsigned int access,
-	      struct virtq_span *piece, const struct virtq_region **region);
+	      struct virtq_span *piece, struct mem_hit *hit);
 
 #endif

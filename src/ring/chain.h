@@ -11,7 +11,6 @@
 
 #include <string.h>
 
-#include "mem/map.h"
 #include "ring/device.h"
 
 #define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
@@ -46,6 +45,25 @@ NEVER_INLINE static int walk_grow(struct virtq_device *q, struct walk *w)
 	return 0;
 }
 
+/*
+ * The first piece of @len bytes at @addr. UNTRUSTED: the driver's address. An
+ * IOTLB may not know it yet; then the chain stays where it is until it does.
+ */
+NEVER_INLINE static int find_piece(struct virtq_device *q, uint64_t addr, uint64_t len,
+				   unsigned int access, struct virtq_span *piece,
+				   struct mem_hit *hit, uint32_t index)
+{
+	int rc = q->iotlb ? iotlb_piece(q->iotlb, addr, len, access, piece, hit) :
+			    map_piece(q->map, addr, len, access, piece, hit);
+
+	if (LIKELY(!rc))
+		return 0;
+	if (rc != -EAGAIN)
+		return device_break(q, VIRTQ_FAULT_ADDRESS, index, addr);
+	q->miss = (struct virtq_miss){ .addr = addr, .access = access };
+	return rc;
+}
+
 /* An element outside the region used last, or over a border, or of length 0. */
 NEVER_INLINE static int walk_add_slow(struct virtq_device *q, struct walk *w, uint64_t addr,
 				      uint32_t len, unsigned int access)
@@ -53,15 +71,14 @@ NEVER_INLINE static int walk_add_slow(struct virtq_device *q, struct walk *w, ui
 	/* Nothing to access, so the address is not looked at (S-DEV-029). */
 	while (len) {
 		struct virtq_span piece;
-		int rc;
+		int rc = 0;
 
-		if (w->count == w->limit) {
+		if (w->count == w->limit)
 			rc = walk_grow(q, w);
-			if (rc)
-				return rc;
-		}
-		if (map_piece(q->use->map, addr, len, access, &piece, &q->region))
-			return device_break(q, VIRTQ_FAULT_ADDRESS, w->index, addr);
+		if (!rc)
+			rc = find_piece(q, addr, len, access, &piece, &q->hit, w->index);
+		if (rc)
+			return rc;
 		w->spans[w->count++] = piece;
 		len -= (uint32_t)piece.len;
 		if (len && addr + piece.len < addr)
@@ -89,8 +106,8 @@ ALWAYS_INLINE int walk_add(struct virtq_device *q, struct walk *w, uint64_t addr
 	w->bytes += len;
 	if (UNLIKELY(w->bytes > MAX_CHAIN_BYTES))
 		return device_break(q, VIRTQ_FAULT_CHAIN_BYTES, w->index, w->bytes);
-	if (LIKELY(len && w->count < w->limit && region_covers(q->region, addr, len, access))) {
-		w->spans[w->count].base = (uint8_t *)q->region->host + (addr - q->region->gpa);
+	if (LIKELY(len && w->count < w->limit && hit_covers(&q->hit, addr, len, access))) {
+		w->spans[w->count].base = q->hit.host + (addr - q->hit.addr);
 		w->spans[w->count].len = len;
 		w->count++;
 		return 0;
@@ -109,10 +126,11 @@ struct walk_table {
 	const uint8_t *host;	/* NULL if it crosses a region border */
 	uint64_t addr;
 	uint32_t count;
+	struct mem_hit hit;
 };
 
 /* The entry at @slot as two 64-bit words, each read once. */
-ALWAYS_INLINE int table_entry(struct virtq_device *q, const struct walk_table *table,
+ALWAYS_INLINE int table_entry(struct virtq_device *q, struct walk_table *table,
 			      uint32_t slot, struct virtq_desc *copy, uint32_t index)
 {
 	size_t off = (size_t)slot * sizeof(*copy), done = 0;
@@ -124,10 +142,11 @@ ALWAYS_INLINE int table_entry(struct virtq_device *q, const struct walk_table *t
 	}
 	while (done < sizeof(*copy)) {
 		struct virtq_span piece;
+		int rc = find_piece(q, table->addr + off + done, sizeof(*copy) - done,
+				    VIRTQ_ACCESS_READ, &piece, &table->hit, index);
 
-		if (map_piece(q->use->map, table->addr + off + done, sizeof(*copy) - done,
-			      VIRTQ_ACCESS_READ, &piece, &q->region))
-			return device_break(q, VIRTQ_FAULT_ADDRESS, index, table->addr + off);
+		if (rc)
+			return rc;
 		shm_copy_in((uint8_t *)copy + done, piece.base, piece.len);
 		done += piece.len;
 	}
@@ -138,7 +157,9 @@ ALWAYS_INLINE int table_entry(struct virtq_device *q, const struct walk_table *t
 NEVER_INLINE static int table_open(struct virtq_device *q, struct walk_table *table,
 				   uint64_t addr, uint32_t len, uint32_t index)
 {
+	struct virtq_span piece;
 	uint64_t end;
+	int rc;
 
 	if (!len || len % sizeof(struct virtq_desc) ||
 	    len / sizeof(struct virtq_desc) > q->max_segs)
@@ -147,8 +168,9 @@ NEVER_INLINE static int table_open(struct virtq_device *q, struct walk_table *ta
 		return device_break(q, VIRTQ_FAULT_ADDRESS, index, addr);
 	table->addr = addr;
 	table->count = len / (uint32_t)sizeof(struct virtq_desc);
-	table->host = virtq_map_ptr(q->use->map, addr, len, VIRTQ_ACCESS_READ);
-	return 0;
+	rc = find_piece(q, addr, len, VIRTQ_ACCESS_READ, &piece, &table->hit, index);
+	table->host = !rc && piece.len == len ? piece.base : NULL;
+	return rc;
 }
 
 ALWAYS_INLINE int walk_split_table(struct virtq_device *q, struct walk *w, uint64_t addr,

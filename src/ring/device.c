@@ -9,9 +9,6 @@
 #include "base/error.h"
 #include "ring/chain.h"
 
-/* A region that holds nothing, for queues whose map is empty. */
-static const struct virtq_region no_region;
-
 /* ---- Set-up ------------------------------------------------------------- */
 
 /* Where the parts of the queue's memory begin, in bytes. */
@@ -42,11 +39,11 @@ static struct parts parts_of(const struct virtq_device_config *config)
 	p.blocks = at;
 	at += (size_t)p.long_chains * p.max_segs * sizeof(struct virtq_span);
 	p.slot_stack = at;
-	at += size * sizeof(uint16_t);
+	at += size * sizeof(struct virtq_req *);
+	p.order = at;
+	at += LAYOUT_IS_IN_ORDER(layout) ? size * sizeof(struct virtq_req *) : 0;
 	p.block_stack = at;
 	at += p.long_chains * sizeof(uint16_t);
-	p.order = at;
-	at += LAYOUT_IS_IN_ORDER(layout) ? size * sizeof(uint16_t) : 0;
 	p.head_busy = at;
 	at += LAYOUT_IS_PACKED(layout) ? 0 : size;
 	p.total = at;
@@ -58,17 +55,16 @@ size_t virtq_device_bytes(const struct virtq_device_config *config)
 	return parts_of(config).total;
 }
 
-static struct virtq_req *slot_at(const struct virtq_device *q, uint32_t slot)
-{
-	return (struct virtq_req *)(void *)(q->slots + (size_t)slot * q->slot_bytes);
-}
-
-static const struct virtq_region *first_region(const struct virtq_map *map)
+/* The region most elements will be in, for want of something better. */
+static struct mem_hit first_hit(const struct virtq_device *q)
 {
 	unsigned int count;
-	const struct virtq_region *regions = virtq_map_regions(map, &count);
+	const struct virtq_region *r = virtq_map_regions(q->map, &count);
+	struct mem_hit none = { 0 };
 
-	return count ? regions : &no_region;
+	if (q->iotlb || !count)
+		return none;
+	return (struct mem_hit){ r->gpa, r->size_bytes, r->host, r->access };
 }
 
 static int check_config(const struct virtq_device_config *config, struct virtq_error *err)
@@ -120,65 +116,70 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 
 	q->max_segs = p.max_segs;
 	q->req_bytes = p.req_bytes;
-	q->slot_bytes = p.slot_bytes;
-	q->slots = base + p.slots;
 	q->blocks = (struct virtq_span *)(void *)(base + p.blocks);
-	q->slot_stack = (uint16_t *)(void *)(base + p.slot_stack);
+	q->slot_stack = (struct virtq_req **)(void *)(base + p.slot_stack);
+	q->order = (struct virtq_req **)(void *)(base + p.order);
 	q->block_stack = (uint16_t *)(void *)(base + p.block_stack);
-	q->order = (uint16_t *)(void *)(base + p.order);
 	for (uint32_t i = 0; i < config->ring.size; i++) {
-		struct virtq_req *req = slot_at(q, i);
+		struct virtq_req *req =
+			(struct virtq_req *)(void *)(base + p.slots + (size_t)i * p.slot_bytes);
 
 		memset(req, 0, q->req_bytes);
 		req->slot = (uint16_t)i;
+		req->block = NO_BLOCK;
 		req->queue = q;
-		q->slot_stack[config->ring.size - 1 - i] = (uint16_t)i;
+		q->slot_stack[config->ring.size - 1 - i] = req;
 	}
 	for (uint32_t i = 0; i < p.long_chains; i++)
 		q->block_stack[p.long_chains - 1 - i] = (uint16_t)i;
 	q->free_slots = config->ring.size;
 	q->free_blocks = p.long_chains;
 
-	q->use = &q->uses[0];
-	q->use->map = config->map;	/* released in virtq_device_fini() or set_map() */
+	q->map = config->map;	/* released in virtq_device_fini() or set_map() */
 	virtq_map_ref(config->map);
-	q->region = first_region(config->map);
+	q->iotlb = config->iotlb;
+	q->hit = first_hit(q);
 	*out = q;
 	return 0;
 }
 
 void virtq_device_fini(struct virtq_device *q)
 {
-	for (uint32_t i = 0; i < MAP_USES; i++) {
-		virtq_map_unref(q->uses[i].map);
-		q->uses[i].map = NULL;
+	virtq_map_unref(q->map);
+	q->map = NULL;
+	for (uint32_t i = 0; i < OLD_MAPS; i++) {
+		virtq_map_unref(q->old_maps[i].map);
+		q->old_maps[i].map = NULL;
 	}
 }
 
 int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 			 const struct virtq_ring *ring)
 {
-	struct virtq_map_use *fresh = NULL;
+	uint32_t loans = q->on_loan;
+	struct old_map *old = NULL;
 	bool same = ring->size == q->ring.size &&
 		    ring->features.word[0] == q->ring.features.word[0] &&
 		    ring->features.word[1] == q->ring.features.word[1];
 
 	if (!same || ring_check(ring, NULL))
 		return -EINVAL;
-	for (uint32_t i = 0; i < MAP_USES && !fresh; i++)
-		if (!q->uses[i].map)
-			fresh = &q->uses[i];
-	if (!fresh)
-		return -EBUSY;
-	virtq_map_ref(map);
-	fresh->map = map;
-	fresh->loans = 0;
-	if (!q->use->loans) {
-		virtq_map_unref(q->use->map);
-		q->use->map = NULL;
+	for (uint32_t i = 0; i < OLD_MAPS; i++) {
+		if (q->old_maps[i].map)
+			loans -= q->old_maps[i].loans;
+		else
+			old = &q->old_maps[i];
 	}
-	q->use = fresh;
-	q->region = first_region(map);
+	if (loans && !old)
+		return -EBUSY;
+	if (loans)
+		*old = (struct old_map){ q->map, loans, q->sequence };
+	else
+		virtq_map_unref(q->map);
+	virtq_map_ref(map);
+	q->map = map;
+	q->map_since = q->sequence;
+	q->hit = first_hit(q);
 	q->ring = *ring;
 	if (LAYOUT_IS_PACKED(q->layout))
 		packed_ring_set(&q->packed.ring, ring, q->packed.ring.event_idx,
@@ -187,6 +188,24 @@ int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 		split_ring_set(&q->split.ring, ring, q->split.ring.event_idx,
 			       q->split.ring.platform);
 	return 0;
+}
+
+/* A request that was popped under an older map came back: perhaps the last. */
+NEVER_INLINE static void release_old_map(struct virtq_device *q, uint64_t sequence)
+{
+	struct old_map *its = NULL;
+
+	for (uint32_t i = 0; i < OLD_MAPS; i++) {
+		struct old_map *old = &q->old_maps[i];
+
+		if (old->map && sequence <= old->until && (!its || old->until < its->until))
+			its = old;
+	}
+	VIRTQ_ASSERT(its);
+	if (--its->loans == 0) {
+		virtq_map_unref(its->map);
+		its->map = NULL;
+	}
 }
 
 /* ---- Station 1 and 2: taking requests ----------------------------------- */
@@ -199,82 +218,230 @@ NEVER_INLINE int device_break(struct virtq_device *q, enum virtq_fault_code code
 	return q->dead;
 }
 
-/*
- * Check the head that the driver offers next (split). UNTRUSTED. With every
- * slot on loan every head is, so this always finds fault then.
- */
-ALWAYS_INLINE int check_head(struct virtq_device *q, uint16_t head)
-{
-	if (UNLIKELY(head >= q->ring.size))
-		return device_break(q, VIRTQ_FAULT_HEAD_RANGE, q->split.avail_seen, head);
-	if (UNLIKELY(q->head_busy[head]))
-		return device_break(q, VIRTQ_FAULT_HEAD_BUSY, q->split.avail_seen, head);
-	return 0;
-}
-
 /* The inline spans of a slot lie behind the caller's struct. */
-ALWAYS_INLINE struct virtq_span *inline_spans(const struct virtq_device *q,
-					      struct virtq_req *req)
+ALWAYS_INLINE struct virtq_span *inline_spans(struct virtq_req *req, uint32_t req_bytes)
 {
-	return (struct virtq_span *)(void *)((uint8_t *)req + q->req_bytes);
-}
-
-/* What both ways of popping know of a chain in the end. */
-struct popped {
-	uint16_t id;		/* to echo */
-	uint16_t entries;	/* ring entries to step over */
-	uint16_t block;
-};
-
-/* The chain is good: lend it out and step over it. */
-ALWAYS_INLINE void begin_loan(struct virtq_device *q, struct virtq_req *req, struct popped p,
-			      const enum ring_layout layout)
-{
-	q->free_slots--;
-	req->written = 0;
-	req->id = p.id;
-	req->entries = p.entries;
-	req->block = p.block;
-	req->on_loan = true;
-	req->sequence = ++q->sequence;
-	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
-	req->map_use = q->use;
-	q->use->loans++;
-	if (LAYOUT_IS_IN_ORDER(layout)) {
-		req->capacity = req->wr.bytes > UINT32_MAX ? UINT32_MAX :
-							     (uint32_t)req->wr.bytes;
-		q->order[q->order_next] = req->slot;
-		q->order_next = q->order_next + 1 < q->ring.size ? q->order_next + 1 : 0;
-	}
-	if (LAYOUT_IS_PACKED(layout)) {
-		packed_advance(&q->packed.avail, p.entries, q->ring.size);
-	} else {
-		q->split.avail_seen++;
-		q->head_busy[p.id] = 1;
-	}
+	return (struct virtq_span *)(void *)((uint8_t *)req + req_bytes);
 }
 
 /*
- * Walk all of a chain whose first descriptor, at @p->id (split), says @d or @pd,
- * and describe it in @req.
+ * The fast way: chains of one element, inside the piece of memory used last,
+ * which is what most are. It stops before everything else, be it none, long or
+ * wrong, and leaves that to pop_chain(), which reads it again.
+ *
+ * No calls, and what the loop needs in locals: every store into a request may,
+ * for all the compiler knows, change @q.
  */
-ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, struct popped *p,
-			   struct split_desc d, struct packed_desc pd, bool packed)
+ALWAYS_INLINE bool pop_single(struct virtq_req *req, struct virtq_span *span,
+			      struct virtq_cursor *is, struct virtq_cursor *not,
+			      const struct mem_hit *hit, uint64_t limit, uint64_t addr,
+			      uint32_t len)
 {
+	uint64_t off = addr - hit->addr;
+
+	/* As hit_covers() with the access already looked at; a length of 0 fails, too. */
+	if (UNLIKELY(off >= limit || (uint64_t)len - 1 >= limit - off))
+		return false;
+	span->base = hit->host + off;
+	span->len = len;
+	is->spans = span;
+	is->count = 1;
+	is->bytes = len;
+	not->count = 0;
+	not->bytes = 0;
+	req->written = 0;
+	return true;
+}
+
+/* What all loans have in common. */
+ALWAYS_INLINE void begin_loan(struct virtq_req *req, uint16_t id, uint64_t sequence)
+{
+	req->id = id;
+	/* LOAN: the map stays until virtq_device_push() or unpop() of this request. */
+	req->sequence = sequence;
+}
+
+/* In order: note whose turn it will be. */
+ALWAYS_INLINE uint32_t enqueue(struct virtq_req **order, uint32_t order_next, uint32_t size,
+			       struct virtq_req *req)
+{
+	req->capacity = req->wr.bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)req->wr.bytes;
+	order[order_next] = req;
+	return order_next + 1 < size ? order_next + 1 : 0;
+}
+
+ALWAYS_INLINE unsigned int pop_singles_split(struct virtq_device *q, struct virtq_req **reqs,
+					     unsigned int max, const enum ring_layout layout)
+{
+	const struct split_ring ring = q->split.ring;
+	const struct mem_hit hit = q->hit;
+	const uint64_t readable = hit.access & VIRTQ_ACCESS_READ ? hit.size_bytes : 0;
+	const uint64_t writable = hit.access & VIRTQ_ACCESS_WRITE ? hit.size_bytes : 0;
+	const uint32_t size = q->ring.size, req_bytes = q->req_bytes;
+	const uint32_t seen = q->split.avail_seen;
+	const uint64_t sequence = q->sequence;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	uint8_t *const busy = q->head_busy;
+	uint32_t order_next = q->order_next;
+	uint16_t claim;
+	int ready = split_device_ready(&q->split, &claim);
+	unsigned int n = 0;
+
+	if (ready < 0)
+		return 0;
+	if (max > (unsigned int)ready)
+		max = (unsigned int)ready;
+	for (; n < max; n++) {
+		uint32_t head = split_device_head(&ring, seen + n), flags, len;
+		struct virtq_span *span;
+		struct virtq_req *req;
+		uint64_t addr;
+
+		/* With every slot on loan every head is, so there is a slot behind this. */
+		if (UNLIKELY(head >= size || busy[head]))
+			break;
+		addr = shm_load64(&ring.desc[head].addr);
+		len = shm_load32(&ring.desc[head].len);
+		flags = shm_load16(&ring.desc[head].flags);
+		if (UNLIKELY(flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)))
+			break;
+		req = free_slots[-1];
+		span = inline_spans(req, req_bytes);
+		if (flags & VIRTQ_DESC_F_WRITE ?
+		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
+		    !pop_single(req, span, &req->rd, &req->wr, &hit, readable, addr, len))
+			break;
+		begin_loan(req, (uint16_t)head, sequence + n + 1);
+		if (LAYOUT_IS_IN_ORDER(layout))
+			order_next = enqueue(q->order, order_next, size, req);
+		busy[head] = 1;
+		reqs[n] = req;
+		free_slots--;
+	}
+	q->split.avail_seen = (uint16_t)(seen + n);
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->order_next = order_next;
+	return n;
+}
+
+ALWAYS_INLINE unsigned int pop_singles_packed(struct virtq_device *q, struct virtq_req **reqs,
+					      unsigned int max, const enum ring_layout layout)
+{
+	const struct packed_ring ring = q->packed.ring;
+	const struct mem_hit hit = q->hit;
+	const uint64_t readable = hit.access & VIRTQ_ACCESS_READ ? hit.size_bytes : 0;
+	const uint64_t writable = hit.access & VIRTQ_ACCESS_WRITE ? hit.size_bytes : 0;
+	const uint32_t req_bytes = q->req_bytes;
+	const uint64_t sequence = q->sequence;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	uint32_t slot = q->packed.avail.slot, order_next = q->order_next;
+	uint32_t turn = packed_avail_flags(q->packed.avail.wrap);
+	unsigned int n = 0;
+
+	if (max > q->free_slots)
+		max = q->free_slots;
+	for (; n < max; n++) {
+		const struct pvirtq_desc *desc = &ring.desc[slot];
+		uint32_t flags = packed_device_flags(&ring, slot), len;
+		struct virtq_span *span;
+		struct virtq_req *req;
+		uint64_t addr;
+
+		if ((flags & (PACKED_AVAIL | PACKED_USED | VIRTQ_DESC_F_NEXT |
+			      VIRTQ_DESC_F_INDIRECT)) != turn)
+			break;
+		addr = shm_load64(&desc->addr);
+		len = shm_load32(&desc->len);
+		req = free_slots[-1];
+		span = inline_spans(req, req_bytes);
+		if (flags & VIRTQ_DESC_F_WRITE ?
+		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
+		    !pop_single(req, span, &req->rd, &req->wr, &hit, readable, addr, len))
+			break;
+		begin_loan(req, shm_load16(&desc->id), sequence + n + 1);
+		req->entries = 1;
+		if (LAYOUT_IS_IN_ORDER(layout))
+			order_next = enqueue(q->order, order_next, ring.size, req);
+		if (UNLIKELY(++slot == ring.size)) {
+			slot = 0;
+			turn ^= PACKED_AVAIL | PACKED_USED;
+		}
+		reqs[n] = req;
+		free_slots--;
+	}
+	q->packed.avail.slot = (uint16_t)slot;
+	q->packed.avail.wrap = turn == packed_avail_flags(true);
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->order_next = order_next;
+	return n;
+}
+
+ALWAYS_INLINE unsigned int pop_singles(struct virtq_device *q, struct virtq_req **reqs,
+				       unsigned int max, const enum ring_layout layout)
+{
+	unsigned int n = LAYOUT_IS_PACKED(layout) ? pop_singles_packed(q, reqs, max, layout) :
+						    pop_singles_split(q, reqs, max, layout);
+
+	q->free_slots -= n;
+	q->on_loan += n;
+	q->sequence += n;
+	return n;
+}
+
+/* The slow way finds the head of the next chain, or what is wrong with it. UNTRUSTED. */
+ALWAYS_INLINE int next_split(struct virtq_device *q, uint16_t *head)
+{
+	struct split_device *dev = &q->split;
+	uint16_t claim;
+	int rc = split_device_ready(dev, &claim);
+
+	if (!rc)
+		return 0;
+	if (rc < 0)
+		return device_break(q, VIRTQ_FAULT_AVAIL_IDX, dev->avail_seen, claim);
+	*head = split_device_head(&dev->ring, dev->avail_seen);
+	if (*head >= q->ring.size)
+		return device_break(q, VIRTQ_FAULT_HEAD_RANGE, dev->avail_seen, *head);
+	if (q->head_busy[*head])
+		return device_break(q, VIRTQ_FAULT_HEAD_BUSY, dev->avail_seen, *head);
+	return 1;
+}
+
+ALWAYS_INLINE int next_packed(struct virtq_device *q, uint16_t *flags)
+{
+	*flags = packed_device_flags(&q->packed.ring, q->packed.avail.slot);
+	if (!packed_is_avail(*flags, q->packed.avail.wrap))
+		return 0;
+	/* Every slot is on loan, so none can be available (hostile). */
+	if (!q->free_slots)
+		return device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->packed.avail.slot, *flags);
+	return 1;
+}
+
+/* Take the next chain, whatever it is like. Returns 1, 0 if there is none, or why not. */
+ALWAYS_INLINE int pop_chain(struct virtq_device *q, struct virtq_req **out,
+			    const enum ring_layout layout)
+{
+	struct virtq_req *req;
 	struct walk w = {
-		.spans = inline_spans(q, req),
 		.limit = q->max_segs < VIRTQ_REQ_INLINE_SEGS ? q->max_segs :
 							       VIRTQ_REQ_INLINE_SEGS,
 		.block = NO_BLOCK,
 	};
-	int rc;
+	uint16_t id = 0, flags = 0, entries = 1;
+	int rc = LAYOUT_IS_PACKED(layout) ? next_packed(q, &flags) : next_split(q, &id);
 
-	if (packed) {
+	if (rc <= 0)
+		return rc;
+	req = q->slot_stack[q->free_slots - 1];
+	w.spans = inline_spans(req, q->req_bytes);
+	if (LAYOUT_IS_PACKED(layout)) {
 		w.index = q->packed.avail.slot;
-		rc = walk_packed(q, &w, pd, &p->id, &p->entries);
+		rc = walk_packed(q, &w, packed_desc_load(&q->packed.ring.desc[w.index], flags),
+				 &id, &entries);
 	} else {
 		w.index = q->split.avail_seen;
-		rc = walk_split(q, &w, p->id, d);
+		rc = walk_split(q, &w, id, split_desc_load(&q->split.ring.desc[id]));
 	}
 	if (UNLIKELY(rc)) {
 		if (w.block != NO_BLOCK)
@@ -291,161 +458,112 @@ ALWAYS_INLINE int pop_walk(struct virtq_device *q, struct virtq_req *req, struct
 	req->wr.spans = w.spans + w.readable;
 	req->wr.count = w.count - w.readable;
 	req->wr.bytes = w.bytes - w.readable_bytes;
-	p->block = w.block;
-	return 0;
-}
-
-/* Out of line, and the descriptor in registers: the path of one element pays nothing for it. */
-NEVER_INLINE static int pop_walk_split(struct virtq_device *q, struct virtq_req *req,
-				       uint64_t addr, uint32_t len, uint32_t flags_next,
-				       struct popped *p)
-{
-	struct split_desc d = { addr, len, (uint16_t)flags_next, (uint16_t)(flags_next >> 16) };
-	struct packed_desc none = { 0 };
-
-	return pop_walk(q, req, p, d, none, false);
-}
-
-NEVER_INLINE static int pop_walk_packed(struct virtq_device *q, struct virtq_req *req,
-					uint64_t addr, uint32_t len, uint16_t flags,
-					struct popped *p)
-{
-	struct packed_desc d = { addr, len, p->id, flags };
-	struct split_desc none = { 0 };
-
-	return pop_walk(q, req, p, none, d, true);
-}
-
-/* A chain of one element inside the region used last, which is what most are. */
-ALWAYS_INLINE void pop_single(struct virtq_device *q, struct virtq_req *req, uint64_t addr,
-			      uint32_t len, bool writable)
-{
-	struct virtq_span *span = inline_spans(q, req);
-
-	span->base = (uint8_t *)q->region->host + (addr - q->region->gpa);
-	span->len = len;
-	req->rd.spans = req->wr.spans = span;
-	req->rd.count = !writable;
-	req->rd.bytes = writable ? 0 : len;
-	req->wr.count = writable;
-	req->wr.bytes = writable ? len : 0;
-}
-
-/* Make the next chain a request, or leave everything as it was. */
-ALWAYS_INLINE int pop_one(struct virtq_device *q, struct virtq_req **out, uint16_t flags,
-			  const enum ring_layout layout)
-{
-	struct virtq_req *req = slot_at(q, q->slot_stack[q->free_slots - 1]);
-	struct popped p = { .entries = 1, .block = NO_BLOCK };
-	uint16_t next = 0;
-	unsigned int access;
-	uint64_t addr;
-	uint32_t len;
-
-	*out = req;
+	req->written = 0;
+	req->block = w.block;
+	req->entries = entries;
+	begin_loan(req, id, ++q->sequence);
+	q->free_slots--;
+	q->on_loan++;
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->order_next = enqueue(q->order, q->order_next, q->ring.size, req);
 	if (LAYOUT_IS_PACKED(layout)) {
-		const struct pvirtq_desc *desc = &q->packed.ring.desc[q->packed.avail.slot];
-		struct packed_desc d = packed_desc_load(desc, flags);
-
-		p.id = d.id;
-		addr = d.addr;
-		len = d.len;
+		packed_advance(&q->packed.avail, entries, q->ring.size);
 	} else {
-		struct split_desc d;
-		int rc;
-
-		p.id = split_device_head(&q->split);
-		rc = check_head(q, p.id);
-		if (UNLIKELY(rc))
-			return rc;
-		d = split_desc_load(&q->split.ring.desc[p.id]);
-		flags = d.flags;
-		addr = d.addr;
-		len = d.len;
-		next = d.next;
+		q->split.avail_seen++;
+		q->head_busy[id] = 1;
 	}
-	access = flags & VIRTQ_DESC_F_WRITE ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
-	if (UNLIKELY((flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)) || !len ||
-		     !region_covers(q->region, addr, len, access))) {
-		struct popped walked = p;
-		int rc = LAYOUT_IS_PACKED(layout) ?
-			 pop_walk_packed(q, req, addr, len, flags, &walked) :
-			 pop_walk_split(q, req, addr, len, flags | (uint32_t)next << 16, &walked);
+	*out = req;
+	return 1;
+}
 
-		if (UNLIKELY(rc))
-			return rc;
-		p = walked;
-	} else {
-		pop_single(q, req, addr, len, flags & VIRTQ_DESC_F_WRITE);
-	}
-	begin_loan(q, req, p, layout);
-	return 0;
+LAYOUT_EACH(pop_chain, (struct virtq_device *q, struct virtq_req **out), q, out)
+
+static int pop_chain_by_layout(struct virtq_device *q, struct virtq_req **out)
+{
+	LAYOUT_CALL(q->layout, pop_chain, q, out);
 }
 
 ALWAYS_INLINE int pop_all(struct virtq_device *q, struct virtq_req **reqs, unsigned int max,
 			  const enum ring_layout layout)
 {
-	unsigned int n = 0;
-	int rc = 0;
+	unsigned int n = pop_singles(q, reqs, max, layout);
 
 	while (n < max) {
-		uint16_t flags = 0;
+		int rc = pop_chain_by_layout(q, &reqs[n]);
 
-		if (LAYOUT_IS_PACKED(layout)) {
-			if (!packed_device_ready(&q->packed, &flags))
-				break;
-			/* Every slot is on loan, so none can be available (hostile). */
-			if (UNLIKELY(!q->free_slots))
-				rc = device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->packed.avail.slot,
-						  flags);
-		} else {
-			rc = split_device_ready(&q->split);
-			if (!rc)
-				break;
-			if (UNLIKELY(rc < 0))
-				device_break(q, VIRTQ_FAULT_AVAIL_IDX, q->split.avail_seen,
-					     q->split.avail_known);
-			else
-				rc = LIKELY(q->free_slots) ? 0 :
-				     check_head(q, split_device_head(&q->split));
-		}
-		if (LIKELY(!rc))
-			rc = pop_one(q, &reqs[n], flags, layout);
-		if (UNLIKELY(rc))
+		if (rc <= 0)
 			return n ? (int)n : rc;
 		n++;
+		/* One that was alone may have company; long ones come in herds. */
+		if (n < max && reqs[n - 1]->rd.count + reqs[n - 1]->wr.count == 1)
+			n += pop_singles(q, reqs + n, max - n, layout);
 	}
 	return (int)n;
+}
+
+LAYOUT_EACH(pop_all, (struct virtq_device *q, struct virtq_req **reqs, unsigned int max), q,
+	    reqs, max)
+
+/* What was found in the table last may have been taken back since. */
+NEVER_INLINE static int pop_translated(struct virtq_device *q, struct virtq_req **reqs,
+				       unsigned int max)
+{
+	if (q->iotlb_generation != iotlb_generation(q->iotlb)) {
+		q->iotlb_generation = iotlb_generation(q->iotlb);
+		q->hit = first_hit(q);
+	}
+	LAYOUT_CALL(q->layout, pop_all, q, reqs, max);
 }
 
 int virtq_device_pop(struct virtq_device *q, struct virtq_req **reqs, unsigned int max)
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	FOR_LAYOUT(q->layout, pop_all, q, reqs, max);
+	if (UNLIKELY(q->iotlb))
+		return pop_translated(q, reqs, max);
+	LAYOUT_CALL(q->layout, pop_all, q, reqs, max);
 }
 
-/* Take the loan back: slot, block and map. */
-ALWAYS_INLINE void end_loan(struct virtq_device *q, struct virtq_req *req)
+struct virtq_miss virtq_device_miss(const struct virtq_device *q)
 {
-	struct virtq_map_use *use = req->map_use;
+	return q->miss;
+}
 
-	VIRTQ_ASSERT(req->queue == q);
-	req->on_loan = false;
-	if (UNLIKELY(req->block != NO_BLOCK))
+/*
+ * A request comes back whose spans were in a block, or whose map is no longer
+ * current: give these up. Its sequence passes for a recent one then.
+ */
+NEVER_INLINE static void end_long_loan(struct virtq_device *q, struct virtq_req *req)
+{
+	if (req->block != NO_BLOCK)
 		q->block_stack[q->free_blocks++] = req->block;
-	q->slot_stack[q->free_slots++] = req->slot;
-	if (UNLIKELY(--use->loans == 0 && use != q->use)) {
-		virtq_map_unref(use->map);
-		use->map = NULL;
-	}
+	req->block = NO_BLOCK;
+	if (req->sequence <= q->map_since)
+		release_old_map(q, req->sequence);
+	req->sequence = UINT64_MAX;
+}
+
+ALWAYS_INLINE bool loan_is_plain(const struct virtq_req *req, uint64_t map_since)
+{
+	return LIKELY(req->block == NO_BLOCK && req->sequence > map_since);
 }
 
 int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
 {
-	if (!req->on_loan || req->sequence != q->sequence)
+	if (!req->sequence || req->sequence != q->sequence)
 		return -EINVAL;
+	if (!loan_is_plain(req, q->map_since))
+		end_long_loan(q, req);
+	req->sequence = 0;
 	q->sequence--;
+	/* Its number will be given again: to a request under the map that is current then. */
+	if (q->map_since > q->sequence)
+		q->map_since = q->sequence;
+	for (uint32_t i = 0; i < OLD_MAPS; i++)
+		if (q->old_maps[i].until > q->sequence)
+			q->old_maps[i].until = q->sequence;
+	q->on_loan--;
+	q->slot_stack[q->free_slots++] = req;
 	if (LAYOUT_IS_IN_ORDER(q->layout))
 		q->order_next = (q->order_next ? q->order_next : q->ring.size) - 1;
 	if (LAYOUT_IS_PACKED(q->layout)) {
@@ -454,93 +572,177 @@ int virtq_device_unpop(struct virtq_device *q, struct virtq_req *req)
 		q->split.avail_seen--;
 		q->head_busy[req->id] = 0;
 	}
-	end_loan(q, req);
 	return 0;
 }
 
 /* ---- Station 5: giving requests back ------------------------------------ */
 
-/* Write one used element for @len bytes in @entries ring entries that end with @id. */
-ALWAYS_INLINE void stage_used(struct virtq_device *q, uint16_t id, uint32_t len,
-			      uint32_t entries, const enum ring_layout layout)
+/*
+ * Requests given back in any order. Stops before one that needs more than its
+ * slot freed; see pop_singles_split() for why so.
+ */
+ALWAYS_INLINE unsigned int push_plain_split(struct virtq_device *q, struct virtq_req *const *reqs,
+					    unsigned int count)
 {
-	if (LAYOUT_IS_PACKED(layout))
-		packed_device_stage(&q->packed, id, len, entries);
-	else
-		split_device_stage(&q->split, id, len);
+	const struct split_ring ring = q->split.ring;
+	const uint64_t map_since = q->map_since;
+	const uint32_t used_idx = q->split.used_idx;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	uint8_t *const busy = q->head_busy;
+	unsigned int n = 0;
+
+	for (; n < count; n++) {
+		struct virtq_req *req = reqs[n];
+		uint32_t id = req->id;
+
+		if (!loan_is_plain(req, map_since))
+			break;
+		split_device_stage(&ring, used_idx + n, id, req->written);
+		busy[id] = 0;
+		req->sequence = 0;
+		free_slots[n] = req;
+	}
+	q->split.used_idx = (uint16_t)(used_idx + n);
+	return n;
 }
 
-/* Write the element that stands for the batch: its last id, in the slot of its first. */
-ALWAYS_INLINE void close_batch(struct virtq_device *q, const enum ring_layout layout)
+ALWAYS_INLINE unsigned int push_plain_packed(struct virtq_device *q,
+					     struct virtq_req *const *reqs, unsigned int count)
 {
-	if (!q->batch.count)
-		return;
-	stage_used(q, q->batch.id, q->batch.len, q->batch.entries, layout);
-	if (!LAYOUT_IS_PACKED(layout))
-		split_device_skip(&q->split, q->batch.count - 1);
-	q->batch.count = 0;
+	const struct packed_ring ring = q->packed.ring;
+	const uint64_t map_since = q->map_since;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	uint32_t slot, flags, moved = 0;
+	unsigned int n = 0;
+
+	/* The first of a batch is held back. */
+	if (count && !q->packed.give.staged && loan_is_plain(reqs[0], map_since)) {
+		packed_device_stage(&q->packed, reqs[0]->id, reqs[0]->written, reqs[0]->entries);
+		reqs[0]->sequence = 0;
+		free_slots[n++] = reqs[0];
+	}
+	slot = q->packed.give.used.slot;
+	flags = packed_used_flags(q->packed.give.used.wrap);
+	for (; n < count; n++) {
+		struct virtq_req *req = reqs[n];
+		uint32_t entries = req->entries;
+
+		if (!loan_is_plain(req, map_since))
+			break;
+		packed_device_mark(&ring, slot, flags, req->id, req->written);
+		slot += entries;
+		moved += entries;
+		if (UNLIKELY(slot >= ring.size)) {
+			slot -= ring.size;
+			flags ^= PACKED_AVAIL | PACKED_USED;
+		}
+		req->sequence = 0;
+		free_slots[n] = req;
+	}
+	q->packed.give.used.slot = (uint16_t)slot;
+	q->packed.give.used.wrap = flags == packed_used_flags(true);
+	q->packed.give.moved += moved;
+	return n;
+}
+
+ALWAYS_INLINE unsigned int push_plain(struct virtq_device *q, struct virtq_req *const *reqs,
+				      unsigned int count, const enum ring_layout layout)
+{
+	unsigned int n = LAYOUT_IS_PACKED(layout) ? push_plain_packed(q, reqs, count) :
+						    push_plain_split(q, reqs, count);
+
+	q->free_slots += n;
+	return n;
+}
+
+/* In order: write the element that stands for the batch, its last id in the slot of its first. */
+ALWAYS_INLINE void close_batch(struct virtq_device *q, const struct device_batch *batch,
+			       const enum ring_layout layout)
+{
+	if (LAYOUT_IS_PACKED(layout)) {
+		packed_device_stage(&q->packed, batch->id, batch->len, batch->entries);
+	} else {
+		/* The elements of the others are left as they are. */
+		split_device_stage(&q->split.ring, q->split.used_idx, batch->id, batch->len);
+		q->split.used_idx = (uint16_t)(q->split.used_idx + batch->count);
+	}
 }
 
 /*
- * Add the request whose turn it is to the batch (2.7.9, 2.8.8). A driver takes those
- * in front of the last for filled to the end, so one that is not begins anew
- * behind it.
+ * Stage whatever can go out now, which is nothing while the oldest is on loan
+ * (2.7.9, 2.8.8). A driver takes those in front of the last of a batch for filled
+ * to the end, so behind one that is not another batch begins.
  */
-ALWAYS_INLINE void stage_in_order(struct virtq_device *q, struct virtq_req *req,
-				  const enum ring_layout layout)
+ALWAYS_INLINE void stage_in_order(struct virtq_device *q, const enum ring_layout layout)
 {
-	if (!q->batch.whole)
-		close_batch(q, layout);
-	if (!q->batch.count)
-		q->batch.entries = 0;
-	q->batch.count++;
-	q->batch.entries += req->entries;
-	q->batch.id = req->id;
-	q->batch.len = req->written;
-	q->batch.whole = req->written == req->capacity;
+	const uint32_t size = q->ring.size;
+	struct virtq_req **const order = q->order;
+	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
+	struct virtq_req **const all_free = &q->slot_stack[size];
+	uint32_t first = q->order_first;
+	struct device_batch batch = q->batch;
+
+	for (; free_slots < all_free; free_slots++) {
+		struct virtq_req *req = order[first];
+		uint32_t written = req->written;
+
+		if (req->sequence)
+			break;
+		if (UNLIKELY(++first == size))
+			first = 0;
+		/* UNTRUSTED: a driver may offer slots again that it has not got back yet. */
+		if (batch.count && UNLIKELY(!batch.whole || batch.entries + req->entries > size)) {
+			close_batch(q, &batch, layout);
+			batch.count = batch.entries = 0;
+		}
+		batch.count++;
+		batch.entries += LAYOUT_IS_PACKED(layout) ? req->entries : 1u;
+		batch.id = req->id;
+		batch.len = written;
+		batch.whole = written == req->capacity;
+		if (!LAYOUT_IS_PACKED(layout))
+			q->head_busy[req->id] = 0;
+		*free_slots = req;
+	}
+	q->order_first = first;
+	q->batch = batch;
+	q->free_slots = (uint32_t)(free_slots - q->slot_stack);
 }
 
-/* Stage whatever can go out now that @req came back: nothing, if an older one is missing. */
-ALWAYS_INLINE void push_in_order(struct virtq_device *q, struct virtq_req *req,
-				 const enum ring_layout layout)
+ALWAYS_INLINE int push_in_order(struct virtq_device *q, struct virtq_req *const *reqs,
+				unsigned int count, const enum ring_layout layout)
 {
-	req->on_loan = false;
-	while (q->free_slots < q->ring.size) {
-		struct virtq_req *first = slot_at(q, q->order[q->order_first]);
-
-		if (first->on_loan)
-			return;
-		q->order_first = q->order_first + 1 < q->ring.size ? q->order_first + 1 : 0;
-		if (!LAYOUT_IS_PACKED(layout))
-			q->head_busy[first->id] = 0;
-		stage_in_order(q, first, layout);
-		end_loan(q, first);
+	for (unsigned int i = 0; i < count; i++) {
+		if (!loan_is_plain(reqs[i], q->map_since))
+			end_long_loan(q, reqs[i]);
+		reqs[i]->sequence = 0;
 	}
+	stage_in_order(q, layout);
+	return 0;
 }
 
 ALWAYS_INLINE int push_all(struct virtq_device *q, struct virtq_req *const *reqs,
 			   unsigned int count, const enum ring_layout layout)
 {
-	for (unsigned int i = 0; i < count; i++) {
-		struct virtq_req *req = reqs[i];
+	unsigned int n = 0;
 
-		VIRTQ_ASSERT(req->on_loan);
-		if (LAYOUT_IS_IN_ORDER(layout)) {
-			push_in_order(q, req, layout);
-			continue;
-		}
-		stage_used(q, req->id, req->written, req->entries, layout);
-		if (!LAYOUT_IS_PACKED(layout))
-			q->head_busy[req->id] = 0;
-		end_loan(q, req);
-	}
+	for (unsigned int i = 0; i < count; i++)
+		VIRTQ_ASSERT(reqs[i]->queue == q && reqs[i]->sequence);
+	q->on_loan -= count;
+	if (LAYOUT_IS_IN_ORDER(layout))
+		return push_in_order(q, reqs, count, layout);
+	while ((n += push_plain(q, reqs + n, count - n, layout)) < count)
+		end_long_loan(q, reqs[n]);
 	return 0;
 }
+
+LAYOUT_EACH(push_all, (struct virtq_device *q, struct virtq_req *const *reqs, unsigned int count),
+	    q, reqs, count)
 
 static int push_by_layout(struct virtq_device *q, struct virtq_req *const *reqs,
 			  unsigned int count)
 {
-	FOR_LAYOUT(q->layout, push_all, q, reqs, count);
+	LAYOUT_CALL(q->layout, push_all, q, reqs, count);
 }
 
 void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
@@ -551,8 +753,10 @@ void virtq_device_push(struct virtq_device *q, struct virtq_req *const *reqs,
 
 ALWAYS_INLINE int publish(struct virtq_device *q, const enum ring_layout layout)
 {
-	if (LAYOUT_IS_IN_ORDER(layout))
-		close_batch(q, layout);
+	if (LAYOUT_IS_IN_ORDER(layout) && q->batch.count) {
+		close_batch(q, &q->batch, layout);
+		q->batch.count = q->batch.entries = 0;
+	}
 	if (LAYOUT_IS_PACKED(layout)) {
 		if (!packed_device_staged(&q->packed))
 			return 0;
@@ -565,9 +769,11 @@ ALWAYS_INLINE int publish(struct virtq_device *q, const enum ring_layout layout)
 	return split_device_needs_call(&q->split);
 }
 
+LAYOUT_EACH(publish, (struct virtq_device *q), q)
+
 int virtq_device_publish(struct virtq_device *q)
 {
-	FOR_LAYOUT(q->layout, publish, q);
+	LAYOUT_CALL(q->layout, publish, q);
 }
 
 int virtq_device_arm(struct virtq_device *q)
@@ -586,7 +792,16 @@ void virtq_device_disarm(struct virtq_device *q)
 
 const struct virtq_map *device_map(const struct virtq_device *q)
 {
-	return q->use->map;
+	return q->map;
+}
+
+int virtq_device_kicked(const struct virtq_device *q, uint32_t data)
+{
+	uint16_t next = (uint16_t)(data >> 16);
+
+	if (LAYOUT_IS_PACKED(q->layout))
+		return next != packed_off_wrap(q->packed.avail);
+	return next != q->split.avail_seen;
 }
 
 /* ---- Questions ---------------------------------------------------------- */
@@ -598,7 +813,7 @@ const struct virtq_ring *virtq_device_ring(const struct virtq_device *q)
 
 uint32_t virtq_device_in_flight(const struct virtq_device *q)
 {
-	return q->ring.size - q->free_slots;
+	return q->on_loan;
 }
 
 struct virtq_fault virtq_device_fault(const struct virtq_device *q)
@@ -609,7 +824,7 @@ struct virtq_fault virtq_device_fault(const struct virtq_device *q)
 uint32_t virtq_device_position(const struct virtq_device *q)
 {
 	if (LAYOUT_IS_PACKED(q->layout))
-		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
+		return (uint32_t)packed_off_wrap(q->packed.give.used) << 16 |
 		       packed_off_wrap(q->packed.avail);
 	return q->split.avail_seen;
 }

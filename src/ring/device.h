@@ -5,52 +5,60 @@
 
 #include <virtq/device.h>
 
+#include "mem/iotlb.h"
+#include "mem/map.h"
 #include "ring/layout.h"
 #include "ring/packed.h"
 #include "ring/split.h"
 
-#define MAP_USES 4u
+#define OLD_MAPS 3u
 #define NO_BLOCK UINT16_MAX
 
-/* A map and how many requests on loan came from it, besides the queue itself. */
-struct virtq_map_use {
-	struct virtq_map *map;
+/* A map that is no longer current, held for requests that were popped under it. */
+struct old_map {
+	struct virtq_map *map;		/* NULL: none */
 	uint32_t loans;
+	uint64_t until;			/* sequence of the last request popped under it */
+};
+
+/* In order: requests that one used element will stand for. */
+struct device_batch {
+	uint32_t count;			/* 0: none */
+	uint32_t entries;		/* ring entries of theirs (packed) */
+	uint32_t len, id;		/* of the last */
+	bool whole;			/* the last was filled whole: another may follow */
 };
 
 struct virtq_device {
 	enum ring_layout layout;
 	bool indirect_on;
 	int dead;			/* 0 or -EBADMSG */
+	uint32_t on_loan;
 	uint32_t free_slots;
 	uint32_t free_blocks;
 	uint32_t max_segs;
 	uint32_t req_bytes;		/* of the caller's struct: the inline spans follow it */
-	uint32_t slot_bytes;
 	union {
 		struct split_device split;
 		struct packed_device packed;
 	};
-	const struct virtq_region *region;	/* that the last element lay in */
-	struct virtq_map_use *use;		/* that requests popped now come from */
-	uint64_t sequence;			/* of the request popped last */
-	uint8_t *slots;
-	uint16_t *slot_stack;		/* free ones; the last freed is taken first, being warm */
+	struct mem_hit hit;		/* where the last element lay */
+	uint64_t sequence;		/* of the request popped last */
+	uint64_t map_since;		/* of the last that was popped under an older map */
+	struct virtq_req **slot_stack;	/* free ones; the last freed is taken first, being warm */
 	uint8_t *head_busy;		/* split: heads on loan */
-	/* In order: slots in the order of their pops, those pushed out of turn kept back. */
-	uint16_t *order;
+	/* In order: requests in the order of their pops, those pushed out of turn kept back. */
+	struct virtq_req **order;
 	uint32_t order_first, order_next;	/* below the size; both move round */
-	struct {
-		uint32_t count;		/* requests that one used element will stand for; 0: none */
-		uint32_t entries;	/* ring entries of theirs */
-		uint32_t len;
-		uint16_t id;
-		bool whole;		/* the last was filled whole: another may follow */
-	} batch;
+	struct device_batch batch;
 	struct virtq_span *blocks;
 	uint16_t *block_stack;
+	struct virtq_map *map;
+	struct virtq_iotlb *iotlb;	/* NULL: addresses are found in the map */
+	uint64_t iotlb_generation;	/* of @hit */
+	struct virtq_miss miss;
 	struct virtq_fault fault;
-	struct virtq_map_use uses[MAP_USES];
+	struct old_map old_maps[OLD_MAPS];
 	struct virtq_ring ring;
 };
 

@@ -14,14 +14,15 @@
 #include "ring/split.h"
 
 #define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
+/* A table costs the device another cache miss; shorter chains have one only where entries are scarce. */
+#define INDIRECT_FROM 4u
 
 /* A buffer in flight, by head (split) or id (packed). */
 struct chain {
 	void *token;
 	uint64_t serial;		/* how many were added before it */
 	uint32_t writable_bytes;	/* at most this much may be reported as written */
-	uint16_t entries;		/* ring entries it takes; 0: not in flight */
-	uint16_t last;			/* split: its last descriptor */
+	uint32_t entries;		/* ring entries it takes; 0: not in flight */
 };
 
 struct virtq_driver {
@@ -31,10 +32,12 @@ struct virtq_driver {
 	bool live;			/* published, and not stopped since */
 	bool notification_data;
 	uint32_t room;			/* free ring entries */
-	uint32_t in_flight;		/* chains added and not taken back */
 	uint64_t added;			/* chains ever added */
 	uint64_t published;		/* of those, how many the device has been shown */
+	uint64_t taken;			/* of those, how many came back */
+	uint32_t segs_max;
 	uint32_t indirect_entries;
+	uint32_t indirect_from;		/* chains of this many elements go indirect in any case */
 	union {
 		struct split_driver split;
 		struct packed_driver packed;
@@ -45,11 +48,12 @@ struct virtq_driver {
 	struct virtq_fault fault;
 	struct virtq_ring ring;
 	uint32_t detach_at;
-	/* In order: one used element may stand for many buffers. */
-	uint16_t oldest;		/* head or id of the buffer in flight longest */
-	bool batch_open;		/* buffers up to @batch_last are used, not all taken yet */
-	uint16_t batch_last;
-	uint32_t batch_length;		/* of that last one */
+	struct batch {			/* in order: one used element may stand for many buffers */
+		uint16_t oldest;	/* head or id of the buffer in flight longest */
+		bool open;		/* buffers up to @last are used, not all taken yet */
+		uint16_t last;
+		uint32_t length;	/* of that last one */
+	} batch;
 };
 
 /* ---- Set-up ------------------------------------------------------------- */
@@ -66,7 +70,7 @@ static size_t links_offset(uint32_t size)
 
 size_t virtq_driver_bytes(const struct virtq_driver_config *config)
 {
-	return links_offset(config->ring.size) + sizeof(uint16_t) * (size_t)config->ring.size;
+	return links_offset(config->ring.size) + 2 * sizeof(uint16_t) * (size_t)config->ring.size;
 }
 
 static int check_indirect(const struct virtq_driver_config *config, struct virtq_error *err)
@@ -138,6 +142,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 						  VIRTIO_F_NOTIFICATION_DATA);
 	q->chains = (struct chain *)(void *)((uint8_t *)memory + chains_offset());
 	links = (uint16_t *)(void *)((uint8_t *)memory + links_offset(config->ring.size));
+	q->segs_max = config->segs_max ? config->segs_max : UINT32_MAX;
 	if (config->indirect &&
 	    virtq_features_has(config->ring.features, VIRTIO_F_INDIRECT_DESC)) {
 		q->indirect_on = true;
@@ -146,14 +151,18 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 		/* No chain may be longer than the queue, tables counted (2.7.5.3.1, 2.8.19). */
 		q->indirect_entries = config->indirect_entries < config->ring.size ?
 				      config->indirect_entries : config->ring.size;
+		q->indirect_from = config->indirect_from ? config->indirect_from : INDIRECT_FROM;
 	}
 	if (LAYOUT_IS_PACKED(q->layout)) {
 		packed_ring_set(&q->packed.ring, &config->ring, event_idx, platform);
-		q->packed.next_id = links;
+		q->packed.in_order = LAYOUT_IS_IN_ORDER(q->layout);
+		q->packed.free = links;
 		packed_driver_reset(&q->packed, packed_cursor_of((uint16_t)position), fresh);
 	} else {
 		split_ring_set(&q->split.ring, &config->ring, event_idx, platform);
-		q->split.next = links;
+		q->split.in_order = LAYOUT_IS_IN_ORDER(q->layout);
+		q->split.free = links;
+		q->split.next = links + config->ring.size;
 		split_driver_reset(&q->split, (uint16_t)position, fresh);
 	}
 	if (fresh)
@@ -213,94 +222,271 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 	return whole;
 }
 
+/* Remember what was staged under @chain. */
+ALWAYS_INLINE void remember(struct chain *chain, void *token, uint64_t serial,
+			    uint32_t writable_bytes, uint32_t entries)
+{
+	chain->token = token;
+	chain->serial = serial;
+	chain->writable_bytes = writable_bytes;
+	chain->entries = entries;
+}
+
 /* Stage @count elements, for which there is room, and remember the buffer. */
 ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
 			 uint32_t readable, uint32_t count, uint16_t flags,
-			 uint64_t writable_bytes, void *token, const enum ring_layout layout)
+			 uint32_t writable_bytes, void *token, const enum ring_layout layout)
 {
-	uint16_t head, last = 0;
-	struct chain *chain;
+	uint16_t head = LAYOUT_IS_PACKED(layout) ?
+			packed_driver_stage(&q->packed, segs, readable, count, flags) :
+			split_driver_stage(&q->split, q->room, segs, readable, count, flags);
 
-	if (LAYOUT_IS_PACKED(layout))
-		head = packed_driver_stage(&q->packed, segs, readable, count, flags);
-	else
-		head = split_driver_stage(&q->split, segs, readable, count, flags, &last);
-	chain = &q->chains[head];
-	chain->token = token;
-	chain->serial = q->added++;
-	chain->writable_bytes = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
-	chain->entries = (uint16_t)count;
-	chain->last = last;
+	remember(&q->chains[head], token, q->added++, writable_bytes, count);
 	q->room -= count;
-	q->in_flight++;
 }
 
-/* A buffer of several elements: as an indirect table if there are such, else as a chain. */
-NEVER_INLINE static int add_many(struct virtq_driver *q, const struct virtq_buffer *buf,
-				 const enum ring_layout layout)
+/*
+ * Whether a chain of @count elements, more than one, goes into a table: long
+ * ones do, and all do when ring entries are getting scarce.
+ */
+ALWAYS_INLINE bool wants_table(const struct virtq_driver *q, uint32_t count)
+{
+	return q->indirect_on && count > 1 && count <= q->indirect_entries &&
+	       (count >= q->indirect_from || q->room < q->ring.size / 2 || count > q->room);
+}
+
+/* A buffer of any kind: as a chain, or as one entry that names a table. */
+ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
+			  const enum ring_layout layout)
 {
 	uint32_t count = (uint32_t)buf->readable + buf->writable;
 	const struct virtq_seg *segs = buf->segs;
 	uint64_t readable_bytes = total_bytes(segs, buf->readable);
 	uint64_t writable_bytes = total_bytes(segs + buf->readable, buf->writable);
+	uint32_t writable;
 
 	if (UNLIKELY(!count || (buf->readable && !readable_bytes) ||
 		     (buf->writable && !writable_bytes) ||
 		     readable_bytes + writable_bytes > MAX_CHAIN_BYTES))
 		return -EINVAL;
+	if (UNLIKELY(count > q->segs_max))
+		return -EMSGSIZE;
+	/* A chain may hold 2^32 bytes, the used length can say one fewer. */
+	writable = writable_bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)writable_bytes;
 
-	if (q->indirect_on && count <= q->indirect_entries) {
+	if (wants_table(q, count)) {
 		struct virtq_seg table;
 
 		if (UNLIKELY(!q->room))
 			return -ENOSPC;
 		/* The table that goes with the head or id that will be taken next. */
-		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? q->packed.free_head :
-							       q->split.free_head,
+		table = fill_indirect(q, LAYOUT_IS_PACKED(layout) ? packed_driver_id(&q->packed) :
+					      split_driver_slot(&q->split, q->room, 0),
 				      buf, count, layout);
-		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable_bytes, buf->token, layout);
-		return 0;
-	}
-	if (UNLIKELY(count > q->room))
+		stage(q, &table, 1, 1, VIRTQ_DESC_F_INDIRECT, writable, buf->token, layout);
+	} else if (UNLIKELY(count > q->room)) {
 		return count > q->ring.size ? -EMSGSIZE : -ENOSPC;
-	stage(q, segs, buf->readable, count, 0, writable_bytes, buf->token, layout);
+	} else {
+		stage(q, segs, buf->readable, count, 0, writable, buf->token, layout);
+	}
 	return 0;
 }
 
-ALWAYS_INLINE int add_one(struct virtq_driver *q, const struct virtq_buffer *buf,
-			  const enum ring_layout layout)
-{
-	uint32_t len;
+LAYOUT_EACH(add_one, (struct virtq_driver *q, const struct virtq_buffer *buf), q, buf)
 
-	if ((uint32_t)buf->readable + buf->writable != 1)
-		return add_many(q, buf, layout);
-	len = buf->segs[0].len;
-	if (UNLIKELY(!len))
-		return -EINVAL;
-	if (UNLIKELY(!q->room))
-		return -ENOSPC;
-	stage(q, buf->segs, buf->readable, 1, 0, buf->writable ? len : 0, buf->token, layout);
-	return 0;
+static int add_one_by_layout(struct virtq_driver *q, const struct virtq_buffer *buf)
+{
+	LAYOUT_CALL(q->layout, add_one, q, buf);
+}
+
+/* The elements of a buffer as one word, readable ones below, writable ones above. */
+#define ONE_READABLE 1u
+#define ONE_WRITABLE (1u << 16)
+
+ALWAYS_INLINE uint32_t elements_of(const struct virtq_buffer *buf)
+{
+	return buf->readable | (uint32_t)buf->writable << 16;
+}
+
+ALWAYS_INLINE bool is_single(const struct virtq_buffer *buf)
+{
+	uint32_t elements = elements_of(buf);
+
+	return elements == ONE_WRITABLE || elements == ONE_READABLE;
+}
+
+/*
+ * The fast way: buffers of one element, which is what most are, as long as
+ * there is room. It stops before everything else, be it long or wrong, and
+ * leaves that to add_one().
+ *
+ * No calls, and what the loop needs in locals: every store into the ring may,
+ * for all the compiler knows, change @q.
+ */
+ALWAYS_INLINE unsigned int add_singles_split(struct virtq_driver *q,
+					     const struct virtq_buffer *bufs, unsigned int max,
+					     const enum ring_layout layout)
+{
+	const struct split_ring ring = q->split.ring;
+	const uint16_t *free = q->split.free + q->room;
+	struct chain *const chains = q->chains;
+	const uint32_t avail_idx = q->split.avail_idx, slot = q->split.next_slot;
+	const uint64_t added = q->added;
+	unsigned int n = 0;
+
+	for (; n < max; n++) {
+		const struct virtq_buffer *buf = &bufs[n];
+		uint32_t writable = buf->writable, head, len;
+
+		if (UNLIKELY(!is_single(buf)))
+			break;
+		len = buf->segs->len;
+		if (UNLIKELY(!len))
+			break;
+		head = LAYOUT_IS_IN_ORDER(layout) ? (slot + n) & ring.mask : *--free;
+		split_desc_store(&ring.desc[head], buf->segs->addr, len,
+				 writable * VIRTQ_DESC_F_WRITE, 0);
+		split_driver_offer(&ring, avail_idx + n, head);
+		remember(&chains[head], buf->token, added + n, writable ? len : 0, 1);
+	}
+	q->split.next_slot = (uint16_t)((slot + n) & ring.mask);
+	q->split.avail_idx = (uint16_t)(avail_idx + n);
+	return n;
+}
+
+ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
+					      const struct virtq_buffer *bufs, unsigned int max,
+					      const enum ring_layout layout)
+{
+	const struct packed_ring ring = q->packed.ring;
+	const uint16_t *free;
+	struct chain *const chains = q->chains;
+	const uint64_t added = q->added;
+	uint32_t id, slot, flags, first;
+	unsigned int n = 0;
+
+	/* The first head of a batch is held back. */
+	if (max && !q->packed.fill.staged && is_single(bufs) && bufs->segs->len) {
+		id = packed_driver_stage(&q->packed, bufs->segs, bufs->readable, 1, 0);
+		remember(&chains[id], bufs->token, added, bufs->writable ? bufs->segs->len : 0, 1);
+		n = 1;
+	}
+	id = q->packed.fill.next_id;
+	free = &q->packed.free[q->packed.free_count];
+	slot = q->packed.fill.avail.slot;
+	flags = packed_avail_flags(q->packed.fill.avail.wrap);
+	first = n;
+	for (; n < max; n++) {
+		const struct virtq_buffer *buf = &bufs[n];
+		uint32_t writable = buf->writable, len;
+
+		if (UNLIKELY(!is_single(buf)))
+			break;
+		len = buf->segs->len;
+		if (UNLIKELY(!len))
+			break;
+		if (!LAYOUT_IS_IN_ORDER(layout))
+			id = *--free;
+		packed_desc_store(&ring.desc[slot], buf->segs->addr, len, id,
+				  flags | writable * VIRTQ_DESC_F_WRITE);
+		remember(&chains[id], buf->token, added + n, writable ? len : 0, 1);
+		if (LAYOUT_IS_IN_ORDER(layout) && UNLIKELY(++id == ring.size))
+			id = 0;
+		if (UNLIKELY(++slot == ring.size)) {
+			slot = 0;
+			flags ^= PACKED_AVAIL | PACKED_USED;
+		}
+	}
+	if (LAYOUT_IS_IN_ORDER(layout))
+		q->packed.fill.next_id = (uint16_t)id;
+	else
+		q->packed.free_count -= n - first;
+	q->packed.fill.avail.slot = (uint16_t)slot;
+	q->packed.fill.avail.wrap = flags == packed_avail_flags(true);
+	q->packed.fill.moved += n - first;
+	return n;
+}
+
+ALWAYS_INLINE unsigned int add_singles(struct virtq_driver *q, const struct virtq_buffer *bufs,
+				       unsigned int count, const enum ring_layout layout)
+{
+	unsigned int max = count < q->room ? count : q->room;
+	unsigned int n = LAYOUT_IS_PACKED(layout) ? add_singles_packed(q, bufs, max, layout) :
+						    add_singles_split(q, bufs, max, layout);
+
+	q->added += n;
+	q->room -= n;
+	return n;
 }
 
 ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *bufs,
 			  unsigned int count, const enum ring_layout layout)
 {
-	for (unsigned int i = 0; i < count; i++) {
-		int rc = add_one(q, &bufs[i], layout);
+	unsigned int n = 0;
 
+	while (n < count) {
+		int rc;
+
+		if (is_single(&bufs[n])) {
+			n += add_singles(q, bufs + n, count - n, layout);
+			if (n == count)
+				break;
+		}
+		rc = add_one_by_layout(q, &bufs[n]);
 		if (UNLIKELY(rc))
-			return i ? (int)i : rc;
+			return n ? (int)n : rc;
+		n++;
 	}
-	return (int)count;
+	return (int)n;
 }
+
+LAYOUT_EACH(add_all, (struct virtq_driver *q, const struct virtq_buffer *bufs, unsigned int count),
+	    q, bufs, count)
 
 int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 		     unsigned int count)
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	FOR_LAYOUT(q->layout, add_all, q, bufs, count);
+	LAYOUT_CALL(q->layout, add_all, q, bufs, count);
+}
+
+/*
+ * Two passes: which buffers, youngest first, with the head or id of each where
+ * the length will stand; then back with them, in that order, so that the free
+ * list becomes what it was.
+ */
+int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, unsigned int max)
+{
+	uint64_t count = q->added - q->published;
+
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	if (count > max)
+		count = max;
+	for (uint32_t id = 0; count && id < q->ring.size; id++) {
+		const struct chain *chain = &q->chains[id];
+		uint64_t age = q->added - 1 - chain->serial;
+
+		if (chain->entries && age < count) {
+			back[age].token = chain->token;
+			back[age].written = id;
+		}
+	}
+	for (uint64_t i = 0; i < count; i++) {
+		uint16_t id = (uint16_t)back[i].written;
+		struct chain *chain = &q->chains[id];
+
+		back[i].written = 0;
+		if (LAYOUT_IS_PACKED(q->layout))
+			packed_driver_unstage(&q->packed, id, chain->entries);
+		else
+			split_driver_unstage(&q->split, q->room, id, chain->entries);
+		q->room += chain->entries;
+		chain->entries = 0;
+	}
+	q->added -= count;
+	return (int)count;
 }
 
 int virtq_driver_publish(struct virtq_driver *q)
@@ -331,135 +517,243 @@ NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_cod
  * Does a used id and length name a buffer in flight and fit it? UNTRUSTED: a
  * buffer that the device has not been shown yet cannot be used either.
  */
-ALWAYS_INLINE int check_used(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index)
+ALWAYS_INLINE enum virtq_fault_code check_used(const struct chain *chains, uint32_t size,
+					       uint64_t published, uint32_t id, uint32_t len)
 {
-	if (UNLIKELY(id >= q->ring.size || !q->chains[id].entries ||
-		     q->chains[id].serial >= q->published))
-		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	if (UNLIKELY(len > q->chains[id].writable_bytes))
-		return break_queue(q, VIRTQ_FAULT_USED_LENGTH, index, len);
-	return 0;
+	if (UNLIKELY(id >= size || !chains[id].entries || chains[id].serial >= published))
+		return VIRTQ_FAULT_USED_ID;
+	if (UNLIKELY(len > chains[id].writable_bytes))
+		return VIRTQ_FAULT_USED_LENGTH;
+	return VIRTQ_FAULT_NONE;
 }
 
-/* The buffer @id is used: step over it, free it, tell the caller. */
-ALWAYS_INLINE void complete(struct virtq_driver *q, struct virtq_completion *done, uint16_t id,
-			    uint32_t len, const enum ring_layout layout)
+/* Tell the caller of a used buffer; returns how many ring entries it had taken. */
+ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *done, uint32_t len)
 {
-	struct chain *chain = &q->chains[id];
+	uint32_t entries = chain->entries;
 
 	done->token = chain->token;
 	done->written = len;
-	if (LAYOUT_IS_PACKED(layout)) {
-		packed_driver_skip(&q->packed, chain->entries);
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			packed_driver_release(&q->packed, id);
-	} else {
-		q->split.used_seen++;
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			split_driver_release(&q->split, id, chain->last);
-	}
-	q->room += chain->entries;
-	q->in_flight--;
 	chain->entries = 0;
+	return entries;
 }
 
-/*
- * In order (2.7.9, 2.8.8): the element stands for every buffer from the oldest up to the one it
- * names. UNTRUSTED: no more of them than the used index has moved on, which in
- * the packed ring nothing says.
- */
-ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t id, uint32_t len, uint32_t index,
-			     uint32_t ready, const enum ring_layout layout)
+ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *done,
+			    unsigned int max)
 {
-	uint64_t count = q->chains[id].serial - q->chains[q->oldest].serial + 1;
+	const struct split_ring ring = q->split.ring;
+	uint16_t *const free = q->split.free;
+	const uint16_t *const next = q->split.next;
+	struct chain *const chains = q->chains;
+	const uint32_t size = q->ring.size, seen = q->split.used_seen;
+	const uint64_t published = q->published;
+	uint32_t room = q->room;
+	uint32_t ready = split_driver_ready(&q->split), id = 0, len = 0;
+	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
+	unsigned int n = 0;
 
-	if (!LAYOUT_IS_PACKED(layout) && UNLIKELY(count > ready))
-		return break_queue(q, VIRTQ_FAULT_USED_ID, index, id);
-	q->batch_open = true;
-	q->batch_last = (uint16_t)id;
-	q->batch_length = len;
-	return 0;
+	if (UNLIKELY(ready > published - q->taken))
+		return break_queue(q, VIRTQ_FAULT_USED_IDX, seen, (uint16_t)(seen + ready));
+	if (max > ready)
+		max = ready;
+	for (; n < max; n++) {
+		uint32_t entries;
+
+		split_driver_reap(&ring, seen + n, &id, &len);
+		fault = check_used(chains, size, published, id, len);
+		if (UNLIKELY(fault))
+			break;
+		entries = complete(&chains[id], &done[n], len);
+		split_driver_release(free, next, room, id, entries);
+		room += entries;
+	}
+	q->room = room;
+	q->taken += n;
+	q->split.used_seen = (uint16_t)(seen + n);
+	if (n || !fault)
+		return (int)n;
+	return break_queue(q, fault, seen, fault == VIRTQ_FAULT_USED_ID ? id : len);
 }
+
+ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *done,
+			     unsigned int max)
+{
+	const struct packed_ring ring = q->packed.ring;
+	uint16_t *const free = &q->packed.free[q->packed.free_count];
+	struct chain *const chains = q->chains;
+	const uint64_t published = q->published;
+	uint32_t room = q->room, id = 0, len = 0;
+	uint32_t slot = q->packed.used.slot, turn = packed_used_flags(q->packed.used.wrap);
+	enum virtq_fault_code fault = VIRTQ_FAULT_NONE;
+	unsigned int n = 0;
+
+	for (; n < max; n++) {
+		uint32_t entries;
+
+		if (!packed_driver_reap(&ring, slot, turn, &id, &len))
+			break;
+		fault = check_used(chains, ring.size, published, id, len);
+		if (UNLIKELY(fault))
+			break;
+		entries = complete(&chains[id], &done[n], len);
+		room += entries;
+		free[n] = (uint16_t)id;
+		/* Guessed, not computed: the next look need not wait for what this one finds. */
+		slot = add_guessed(slot, entries, 1);
+		if (UNLIKELY(slot >= ring.size)) {
+			slot -= ring.size;
+			turn ^= PACKED_AVAIL | PACKED_USED;
+		}
+	}
+	q->room = room;
+	q->taken += n;
+	q->packed.used.slot = (uint16_t)slot;
+	q->packed.used.wrap = turn == packed_used_flags(true);
+	q->packed.free_count += n;
+	if (n || !fault)
+		return (int)n;
+	return break_queue(q, fault, slot, fault == VIRTQ_FAULT_USED_ID ? id : len);
+}
+
+/* ---- In order: one used element may stand for many buffers (2.7.9, 2.8.8) -- */
 
 /* Buffers of the open batch that are not taken yet. */
 ALWAYS_INLINE uint64_t batch_left(const struct virtq_driver *q)
 {
-	return !q->batch_open ? 0 : q->chains[q->batch_last].serial -
-				    q->chains[q->oldest].serial + 1;
+	return !q->batch.open ? 0 : q->chains[q->batch.last].serial -
+				    q->chains[q->batch.oldest].serial + 1;
 }
 
-/* Take the oldest buffer of the open batch; those before its last are wholly used. */
-ALWAYS_INLINE void complete_oldest(struct virtq_driver *q, struct virtq_completion *done,
-				   const enum ring_layout layout)
+/*
+ * An element stands for every buffer from the oldest up to the one it names.
+ * UNTRUSTED: no more of them than the used index has moved on, which in the
+ * packed ring nothing says.
+ */
+ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t ready,
+			     const enum ring_layout layout)
 {
-	uint16_t id = q->oldest;
-	uint32_t entries = q->chains[id].entries;
-	uint32_t next = LAYOUT_IS_PACKED(layout) ? id + 1u : id + entries;
+	uint32_t id, len, index;
+	enum virtq_fault_code fault;
 
-	q->batch_open = id != q->batch_last;
-	q->oldest = (uint16_t)(next < q->ring.size ? next : next - q->ring.size);
-	complete(q, done, id, q->batch_open ? q->chains[id].writable_bytes : q->batch_length,
-		 layout);
+	if (LAYOUT_IS_PACKED(layout)) {
+		index = q->packed.used.slot;
+		if (!packed_driver_reap(&q->packed.ring, index,
+					packed_used_flags(q->packed.used.wrap), &id, &len))
+			return 0;
+	} else {
+		index = q->split.used_seen;
+		split_driver_reap(&q->split.ring, index, &id, &len);
+	}
+	fault = check_used(q->chains, q->ring.size, q->published, id, len);
+	if (!fault && !LAYOUT_IS_PACKED(layout) &&
+	    q->chains[id].serial - q->chains[q->batch.oldest].serial >= ready)
+		fault = VIRTQ_FAULT_USED_ID;
+	if (UNLIKELY(fault))
+		return break_queue(q, fault, index, fault == VIRTQ_FAULT_USED_ID ? id : len);
+	q->batch.open = true;
+	q->batch.last = (uint16_t)id;
+	q->batch.length = len;
+	return 1;
 }
 
-ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
-			  unsigned int max, const enum ring_layout layout)
+/*
+ * Take up to @max buffers of the open batch, oldest first; those before its
+ * last are wholly used. Descriptors and ids go in a circle and need no list of
+ * free ones. Returns how many.
+ */
+ALWAYS_INLINE unsigned int take_batch(struct virtq_driver *q, struct virtq_completion *done,
+				      unsigned int max, const enum ring_layout layout)
+{
+	struct chain *const chains = q->chains;
+	const uint32_t size = q->ring.size, last = q->batch.last, length = q->batch.length;
+	uint32_t oldest = q->batch.oldest, taken = 0;
+	bool open = true;
+	unsigned int n = 0;
+
+	while (n < max && open) {
+		struct chain *chain = &chains[oldest];
+		uint32_t entries;
+
+		open = oldest != last;
+		entries = complete(chain, &done[n++], open ? chain->writable_bytes : length);
+		taken += entries;
+		/* Guessed: the next need not wait for this one. */
+		oldest = LAYOUT_IS_PACKED(layout) ? oldest + 1 : add_guessed(oldest, entries, 1);
+		if (UNLIKELY(oldest >= size))
+			oldest -= size;
+	}
+	q->batch.oldest = (uint16_t)oldest;
+	q->batch.open = open;
+	q->room += taken;
+	q->taken += n;
+	if (LAYOUT_IS_PACKED(layout))
+		packed_advance(&q->packed.used, taken, size);
+	else
+		q->split.used_seen = (uint16_t)(q->split.used_seen + n);
+	return n;
+}
+
+ALWAYS_INLINE int get_in_order(struct virtq_driver *q, struct virtq_completion *done,
+			       unsigned int max, const enum ring_layout layout)
 {
 	uint32_t ready = 0;
 	unsigned int n = 0;
 
 	if (!LAYOUT_IS_PACKED(layout)) {
 		ready = split_driver_ready(&q->split);
-		if (UNLIKELY(ready > q->in_flight ||
-			     (LAYOUT_IS_IN_ORDER(layout) && ready < batch_left(q))))
+		if (UNLIKELY(ready > q->published - q->taken || ready < batch_left(q)))
 			return break_queue(q, VIRTQ_FAULT_USED_IDX, q->split.used_seen,
 					   (uint16_t)(q->split.used_seen + ready));
 		if (max > ready)
 			max = ready;
 	}
-	for (; n < max; n++) {
-		uint32_t id, len, index;
-		int rc;
+	while (n < max) {
+		int rc = q->batch.open ? 1 : open_batch(q, ready - n, layout);
 
-		if (LAYOUT_IS_IN_ORDER(layout) && q->batch_open) {
-			complete_oldest(q, &done[n], layout);
-			continue;
-		}
-		if (LAYOUT_IS_PACKED(layout)) {
-			index = q->packed.used.slot;
-			if (!packed_driver_reap(&q->packed, &id, &len))
-				break;
-		} else {
-			index = q->split.used_seen;
-			split_driver_reap(&q->split, &id, &len);
-		}
-		rc = check_used(q, id, len, index);
-		if (LAYOUT_IS_IN_ORDER(layout) && LIKELY(!rc))
-			rc = open_batch(q, id, len, index, ready - n, layout);
-		if (UNLIKELY(rc))
+		if (rc <= 0)
 			return n ? (int)n : rc;
-		if (LAYOUT_IS_IN_ORDER(layout))
-			complete_oldest(q, &done[n], layout);
-		else
-			complete(q, &done[n], (uint16_t)id, len, layout);
+		n += take_batch(q, done + n, max - n, layout);
 	}
 	return (int)n;
 }
+
+ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
+			  unsigned int max, const enum ring_layout layout)
+{
+	if (LAYOUT_IS_IN_ORDER(layout))
+		return get_in_order(q, done, max, layout);
+	return LAYOUT_IS_PACKED(layout) ? get_packed(q, done, max) : get_split(q, done, max);
+}
+
+LAYOUT_EACH(get_all, (struct virtq_driver *q, struct virtq_completion *done, unsigned int max), q,
+	    done, max)
 
 int virtq_driver_get(struct virtq_driver *q, struct virtq_completion *done, unsigned int max)
 {
 	if (UNLIKELY(q->dead))
 		return q->dead;
-	FOR_LAYOUT(q->layout, get_all, q, done, max);
+	LAYOUT_CALL(q->layout, get_all, q, done, max);
+}
+
+int virtq_driver_arm_after(struct virtq_driver *q, uint32_t count)
+{
+	uint64_t in_flight = q->published - q->taken;
+	bool ready;
+
+	/* Of what will never be used nobody is told. */
+	if (count > in_flight)
+		count = (uint32_t)in_flight;
+	if (!count)
+		count = 1;
+	ready = LAYOUT_IS_PACKED(q->layout) ? packed_driver_arm(&q->packed, count) :
+					      split_driver_arm(&q->split, count);
+	/* What is left of a batch has no mark of its own in the ring. */
+	return ready || q->batch.open;
 }
 
 int virtq_driver_arm(struct virtq_driver *q)
 {
-	bool ready = LAYOUT_IS_PACKED(q->layout) ? packed_driver_arm(&q->packed) :
-						   split_driver_arm(&q->split);
-
-	/* What is left of a batch has no mark of its own in the ring. */
-	return ready || q->batch_open;
+	return virtq_driver_arm_after(q, 1);
 }
 
 void virtq_driver_disarm(struct virtq_driver *q)
@@ -489,7 +783,7 @@ int virtq_driver_detach(struct virtq_driver *q, void **token)
 			continue;
 		*token = chain->token;
 		chain->entries = 0;
-		q->in_flight--;
+		q->taken++;
 		return 1;
 	}
 	return 0;
@@ -517,7 +811,7 @@ uint32_t virtq_driver_room(const struct virtq_driver *q)
 
 uint32_t virtq_driver_in_flight(const struct virtq_driver *q)
 {
-	return q->in_flight;
+	return (uint32_t)(q->added - q->taken);
 }
 
 struct virtq_fault virtq_driver_fault(const struct virtq_driver *q)
@@ -529,6 +823,6 @@ uint32_t virtq_driver_position(const struct virtq_driver *q)
 {
 	if (LAYOUT_IS_PACKED(q->layout))
 		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
-		       packed_off_wrap(q->packed.avail);
+		       packed_off_wrap(q->packed.fill.avail);
 	return q->split.avail_published;
 }

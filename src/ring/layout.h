@@ -8,6 +8,8 @@
 
 #include <virtq/ring.h>
 
+#include "base/check.h"
+
 enum ring_layout {
 	RING_SPLIT,
 	RING_PACKED,
@@ -21,15 +23,26 @@ enum ring_layout {
 	((layout) == RING_SPLIT_IN_ORDER || (layout) == RING_PACKED_IN_ORDER)
 
 /*
- * Run @call, an always-inlined body that takes the layout as its last argument,
- * with the layout as a constant.
+ * An operation on rings: @body, an always-inlined function that takes the
+ * layout as its last argument, becomes one function for each layout, in which
+ * that is a constant. LAYOUT_CALL picks the one for a queue.
  */
-#define FOR_LAYOUT(layout, call, ...) \
+#define LAYOUT_EACH(body, parameters, ...) \
+	NEVER_INLINE static int body##_split parameters \
+	{ return body(__VA_ARGS__, RING_SPLIT); } \
+	NEVER_INLINE static int body##_packed parameters \
+	{ return body(__VA_ARGS__, RING_PACKED); } \
+	NEVER_INLINE static int body##_split_in_order parameters \
+	{ return body(__VA_ARGS__, RING_SPLIT_IN_ORDER); } \
+	NEVER_INLINE static int body##_packed_in_order parameters \
+	{ return body(__VA_ARGS__, RING_PACKED_IN_ORDER); }
+
+#define LAYOUT_CALL(layout, body, ...) \
 	switch (layout) { \
-	case RING_SPLIT: return call(__VA_ARGS__, RING_SPLIT); \
-	case RING_PACKED: return call(__VA_ARGS__, RING_PACKED); \
-	case RING_SPLIT_IN_ORDER: return call(__VA_ARGS__, RING_SPLIT_IN_ORDER); \
-	case RING_PACKED_IN_ORDER: return call(__VA_ARGS__, RING_PACKED_IN_ORDER); \
+	case RING_SPLIT: return body##_split(__VA_ARGS__); \
+	case RING_PACKED: return body##_packed(__VA_ARGS__); \
+	case RING_SPLIT_IN_ORDER: return body##_split_in_order(__VA_ARGS__); \
+	case RING_PACKED_IN_ORDER: return body##_packed_in_order(__VA_ARGS__); \
 	} \
 	__builtin_unreachable()
 

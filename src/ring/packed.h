@@ -126,85 +126,124 @@ ALWAYS_INLINE void packed_event_store(struct pvirtq_event_suppress *own, uint16_
 
 /* ---- Driver end --------------------------------------------------------- */
 
-struct packed_driver {
-	struct packed_ring ring;
+/* What adding buffers moves on. */
+struct packed_fill {
 	struct packed_cursor avail;	/* next slot to fill; staged up to here */
-	struct packed_cursor used;	/* next slot the device will mark used */
-	uint32_t moved;			/* slots filled since the last decision on a kick */
-	bool decided;			/* that count means something */
-	enum event_wish wish;		/* what we last told the peer */
 	/* The head staged first since the last publish: its flags are held back. */
 	bool staged;
 	uint16_t staged_slot;
 	uint16_t staged_flags;
-	uint16_t staged_off_wrap;
-	uint16_t free_head;		/* of the list of free ids */
-	uint16_t *next_id;
+	uint16_t next_id;		/* in order: ids go in a circle */
+	uint32_t moved;			/* slots filled since the last decision on a kick */
+};
+
+struct packed_driver {
+	struct packed_ring ring;
+	bool in_order;
+	uint16_t *free;			/* free ids; the last freed are taken first, being warm */
+	uint32_t free_count;
+	struct packed_fill fill;
+	struct packed_cursor used;	/* next slot the device will mark used */
+	bool decided;			/* fill.moved means something */
+	enum event_wish wish;		/* what we last told the peer */
 };
 
 static inline void packed_driver_reset(struct packed_driver *drv, struct packed_cursor at,
 				       bool fresh)
 {
-	drv->avail = drv->used = at;
-	drv->moved = 0;
+	drv->fill = (struct packed_fill){ .avail = at };
+	drv->used = at;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
-	drv->staged = false;
-	drv->free_head = 0;
+	drv->free_count = drv->ring.size;
 	for (uint32_t i = 0; i < drv->ring.size; i++)
-		drv->next_id[i] = (uint16_t)(i + 1 < drv->ring.size ? i + 1 : 0);
+		drv->free[i] = (uint16_t)(drv->ring.size - 1 - i);
+}
+
+/* The id to take next. */
+ALWAYS_INLINE uint16_t packed_driver_id(const struct packed_driver *drv)
+{
+	return drv->in_order ? drv->fill.next_id : drv->free[drv->free_count - 1];
+}
+
+/* Two stores: see packed_driver_stage() for why they need no order. */
+ALWAYS_INLINE void packed_desc_store(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
+				     uint32_t id, uint32_t flags)
+{
+	shm_store64(&desc->addr, addr);
+	shm_store_words(&desc->len, len, id, flags);
+}
+
+/* All but the flags. */
+ALWAYS_INLINE void packed_desc_store_held(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
+					  uint32_t id)
+{
+	shm_store64(&desc->addr, addr);
+	shm_store32(&desc->len, len);
+	shm_store16(&desc->id, (uint16_t)id);
 }
 
 /*
  * Write a list of @count elements, or one INDIRECT element, into the next
  * slots. The caller has made sure that there is room. Returns its id.
+ *
+ * The first head of a batch keeps the flags of the lap before, so that the device
+ * stays out. The others need no order: it takes lists in turn and cannot come to
+ * them before the head that is held back (2.8.2).
  */
 ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 					   const struct virtq_seg *segs, uint32_t readable,
 					   uint32_t count, uint16_t extra_flags)
 {
-	uint16_t id = drv->free_head, head_slot = drv->avail.slot, head_flags = 0;
-	uint16_t head_off_wrap = packed_off_wrap(drv->avail);
+	struct packed_fill *fill = &drv->fill;
+	uint16_t id = packed_driver_id(drv);
 
-	drv->free_head = drv->next_id[id];
+	if (drv->in_order)
+		fill->next_id = id + 1u < drv->ring.size ? (uint16_t)(id + 1) : 0;
+	else
+		drv->free_count--;
 	for (uint32_t i = 0; i < count; i++) {
-		struct pvirtq_desc *desc = &drv->ring.desc[drv->avail.slot];
 		uint16_t flags = (uint16_t)(extra_flags |
 					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
 					    (i + 1 < count ? VIRTQ_DESC_F_NEXT : 0) |
-					    packed_avail_flags(drv->avail.wrap));
+					    packed_avail_flags(fill->avail.wrap));
+		uint16_t slot = fill->avail.slot;
 
-		shm_store64(&desc->addr, segs[i].addr);
-		shm_store32(&desc->len, segs[i].len);
 		/* Only the last member's id counts (2.8.6); the others carry it too. */
-		shm_store16(&desc->id, id);
-		if (i == 0)
-			head_flags = flags;
-		else
-			shm_store16(&desc->flags, flags);
-		packed_advance(&drv->avail, 1, drv->ring.size);
+		if (!fill->staged) {
+			fill->staged = true;
+			fill->staged_slot = slot;
+			fill->staged_flags = flags;
+			packed_desc_store_held(&drv->ring.desc[slot], segs[i].addr, segs[i].len,
+					       id);
+		} else {
+			packed_desc_store(&drv->ring.desc[slot], segs[i].addr, segs[i].len, id,
+					  flags);
+		}
+		packed_advance(&fill->avail, 1, drv->ring.size);
 	}
-	if (!drv->staged) {
-		drv->staged = true;
-		drv->staged_slot = head_slot;
-		drv->staged_flags = head_flags;
-		drv->staged_off_wrap = head_off_wrap;
-	} else {
-		/*
-		 * No order needed: the device takes lists in turn and cannot
-		 * come here before the head that is held back (2.8.2).
-		 */
-		shm_store16(&drv->ring.desc[head_slot].flags, head_flags);
-	}
-	drv->moved += count;
+	fill->moved += count;
 	return id;
 }
 
-/* Free an id. In order they are where they belong already: they go in a circle. */
-ALWAYS_INLINE void packed_driver_release(struct packed_driver *drv, uint16_t id)
+/* Take back the list of @count elements staged last, with @id: no flag of it may stay (2.8.1). */
+ALWAYS_INLINE void packed_driver_unstage(struct packed_driver *drv, uint16_t id, uint32_t count)
 {
-	drv->next_id[id] = drv->free_head;
-	drv->free_head = id;
+	struct packed_fill *fill = &drv->fill;
+
+	for (uint32_t i = 0; i < count; i++) {
+		packed_retreat(&fill->avail, 1, drv->ring.size);
+		if (fill->avail.slot == fill->staged_slot)
+			fill->staged = false;
+		else
+			shm_store16(&drv->ring.desc[fill->avail.slot].flags,
+				    packed_used_flags(!fill->avail.wrap));
+	}
+	fill->moved -= count;
+	if (drv->in_order)
+		fill->next_id = id;
+	else
+		drv->free[drv->free_count++] = id;
 }
 
 /* Show the device every list staged since the last call (2.8.21.2). */
@@ -213,66 +252,76 @@ ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
 	/*
 	 * [A] release: all descriptors of the batch before the flags of its
 	 * first head, which alone keep the device out. Pairs with the [A]
-	 * acquire in packed_device_ready().
+	 * acquire in packed_device_flags().
 	 */
-	shm_publish16(&drv->ring.desc[drv->staged_slot].flags, drv->staged_flags, drv->ring.platform);
-	drv->staged = false;
+	shm_publish16(&drv->ring.desc[drv->fill.staged_slot].flags, drv->fill.staged_flags,
+		      drv->ring.platform);
+	drv->fill.staged = false;
 }
 
 /* Where the next list not yet offered will begin, as off_wrap (2.9). */
 ALWAYS_INLINE uint16_t packed_driver_next(const struct packed_driver *drv)
 {
-	return drv->staged ? drv->staged_off_wrap : packed_off_wrap(drv->avail);
+	struct packed_cursor at = drv->fill.avail;
+
+	if (drv->fill.staged) {
+		/* The lap before this one, if what is staged goes round the end. */
+		at.wrap = at.wrap == (at.slot > drv->fill.staged_slot);
+		at.slot = drv->fill.staged_slot;
+	}
+	return packed_off_wrap(at);
 }
 
 /* Must the driver notify the device of what it has just published (2.8.21.3)? */
 ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 {
-	uint32_t moved = drv->decided ? drv->moved : drv->ring.size + 1;
+	uint32_t moved = drv->decided ? drv->fill.moved : drv->ring.size + 1;
 
-	drv->moved = 0;
+	drv->fill.moved = 0;
 	drv->decided = true;
 	/*
 	 * [C] full: our flags store before our load of the device's event
 	 * structure. Pairs with [C] in packed_device_arm().
 	 */
 	shm_fence_kick(drv->ring.platform);
-	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx, drv->avail.slot,
-				   drv->avail.wrap, moved, drv->ring.size);
+	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx,
+				   drv->fill.avail.slot, drv->fill.avail.wrap, moved, drv->ring.size);
 }
 
 /*
- * Take the next used descriptor if there is one: UNTRUSTED copies of its id
- * and length, read once. Only the next expected slot is looked at (2.8.2).
+ * Is the descriptor at @slot used, its flags being @turn? If so, UNTRUSTED copies of its id and
+ * length, read once. Only the next expected slot is looked at (2.8.2).
  */
-ALWAYS_INLINE bool packed_driver_reap(struct packed_driver *drv, uint32_t *id, uint32_t *len)
+ALWAYS_INLINE bool packed_driver_reap(const struct packed_ring *ring, uint32_t slot, uint32_t turn,
+				      uint32_t *id, uint32_t *len)
 {
-	struct pvirtq_desc *desc = &drv->ring.desc[drv->used.slot];
+	struct pvirtq_desc *desc = &ring->desc[slot];
 	/* [B] acquire: pairs with the [B] release in packed_device_publish(). */
-	uint16_t flags = shm_observe16(&desc->flags, drv->ring.platform);
+	uint32_t flags = shm_observe16(&desc->flags, ring->platform);
 
-	if (!packed_is_used(flags, drv->used.wrap))
+	if ((flags & (PACKED_AVAIL | PACKED_USED)) != turn)
 		return false;
 	*id = shm_load16(&desc->id);
+	*len = shm_load32(&desc->len);
 	/* Without WRITE the length means nothing (2.8.4). */
-	*len = flags & VIRTQ_DESC_F_WRITE ? shm_load32(&desc->len) : 0;
+	if (UNLIKELY(!(flags & VIRTQ_DESC_F_WRITE)))
+		*len = 0;
 	return true;
 }
 
-/* Step over the slots that the list just reaped had taken (2.8.6). */
-ALWAYS_INLINE void packed_driver_skip(struct packed_driver *drv, uint32_t count)
+/*
+ * Ask for a call when @count more slots are used (2.8.14), no more than there
+ * are; without EVENT_IDX it is the next one. True if one has been already.
+ */
+ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv, uint32_t count)
 {
-	packed_advance(&drv->used, count, drv->ring.size);
-}
-
-/* Ask for a call when the next buffer is used (2.8.14). True if one has been already. */
-ALWAYS_INLINE bool packed_driver_arm(struct packed_driver *drv)
-{
+	struct packed_cursor at = drv->used;
 	uint16_t flags;
 
+	packed_advance(&at, count - 1, drv->ring.size);
 	if (drv->ring.event_idx)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_DESC,
-				   packed_off_wrap(drv->used));
+				   packed_off_wrap(at));
 	else if (drv->wish != WISH_ARMED)
 		packed_event_store(drv->ring.driver_event, RING_EVENT_FLAGS_ENABLE, 0);
 	drv->wish = WISH_ARMED;
@@ -291,40 +340,39 @@ ALWAYS_INLINE void packed_driver_disarm(struct packed_driver *drv)
 
 /* ---- Device end --------------------------------------------------------- */
 
-struct packed_device {
-	struct packed_ring ring;
-	struct packed_cursor avail;	/* next slot to take */
+/* What pushing moves on. */
+struct packed_give {
 	struct packed_cursor used;	/* next slot to mark; staged up to here */
-	uint32_t moved;			/* slots marked since the last decision on a call */
-	bool decided;			/* that count means something */
-	enum event_wish wish;		/* what we last told the peer */
 	/* The used descriptor staged first since the last publish: flags held back. */
 	bool staged;
 	uint16_t staged_slot;
 	uint16_t staged_flags;
+	uint32_t moved;			/* slots marked since the last decision on a call */
+};
+
+struct packed_device {
+	struct packed_ring ring;
+	struct packed_cursor avail;	/* next slot to take */
+	bool decided;			/* give.moved means something */
+	enum event_wish wish;		/* what we last told the peer */
+	struct packed_give give;
 };
 
 static inline void packed_device_reset(struct packed_device *dev, struct packed_cursor avail,
 				       struct packed_cursor used)
 {
 	dev->avail = avail;
-	dev->used = used;
-	dev->moved = 0;
+	dev->give = (struct packed_give){ .used = used };
 	/* What the driver armed before we came is unknown: the first call is sent (N-DEV-012). */
 	dev->decided = false;
 	dev->wish = WISH_UNKNOWN;
-	dev->staged = false;
 }
 
-/*
- * Is the next list available? If so *@flags are its head's, read once.
- * UNTRUSTED.
- */
-ALWAYS_INLINE bool packed_device_ready(const struct packed_device *dev, uint16_t *flags)
+/* The flags at @slot, which say whose turn it is; read once. UNTRUSTED. */
+ALWAYS_INLINE uint16_t packed_device_flags(const struct packed_ring *ring, uint32_t slot)
 {
 	/* [A] acquire: pairs with the [A] release in packed_driver_publish(). */
-	*flags = shm_observe16(&dev->ring.desc[dev->avail.slot].flags, dev->ring.platform);
-	return packed_is_avail(*flags, dev->avail.wrap);
+	return shm_observe16(&ring->desc[slot].flags, ring->platform);
 }
 
 /* A private copy of one descriptor but its flags, each field read once. UNTRUSTED. */
@@ -348,34 +396,43 @@ ALWAYS_INLINE struct packed_desc packed_desc_load(const struct pvirtq_desc *desc
 	return d;
 }
 
+/* Mark the list that begins at @slot used: one descriptor stands for it (2.8.6). */
+ALWAYS_INLINE void packed_device_mark(const struct packed_ring *ring, uint32_t slot, uint32_t flags,
+				      uint32_t id, uint32_t len)
+{
+	/* WRITE says that the length means something (2.8.4). */
+	shm_store_words(&ring->desc[slot].len, len, id, flags | (len ? VIRTQ_DESC_F_WRITE : 0u));
+}
+
 /*
  * Mark the list of @count slots with buffer id @id used; the driver sees it at
- * the next publish. One used descriptor stands for the list (2.8.6).
+ * the next publish. The flags of the first of a batch are left as they are; the
+ * driver looks at them before the others (2.8.2), which therefore need no order.
  */
-ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint16_t id, uint32_t len,
+ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint32_t id, uint32_t len,
 				       uint32_t count)
 {
-	struct pvirtq_desc *desc = &dev->ring.desc[dev->used.slot];
-	uint16_t flags = (uint16_t)(packed_used_flags(dev->used.wrap) |
-				    (len ? VIRTQ_DESC_F_WRITE : 0));
+	struct packed_give *give = &dev->give;
+	uint16_t flags = packed_used_flags(give->used.wrap);
 
-	shm_store16(&desc->id, id);
-	shm_store32(&desc->len, len);
-	if (!dev->staged) {
-		dev->staged = true;
-		dev->staged_slot = dev->used.slot;
-		dev->staged_flags = flags;
+	if (!give->staged) {
+		struct pvirtq_desc *desc = &dev->ring.desc[give->used.slot];
+
+		give->staged = true;
+		give->staged_slot = give->used.slot;
+		give->staged_flags = (uint16_t)(flags | (len ? VIRTQ_DESC_F_WRITE : 0));
+		shm_store32(&desc->len, len);
+		shm_store16(&desc->id, (uint16_t)id);
 	} else {
-		/* No order needed: the driver looks at the held-back slot first (2.8.2). */
-		shm_store16(&desc->flags, flags);
+		packed_device_mark(&dev->ring, give->used.slot, flags, id, len);
 	}
-	packed_advance(&dev->used, count, dev->ring.size);
-	dev->moved += count;
+	packed_advance(&give->used, count, dev->ring.size);
+	give->moved += count;
 }
 
 ALWAYS_INLINE bool packed_device_staged(const struct packed_device *dev)
 {
-	return dev->staged;
+	return dev->give.staged;
 }
 
 /* Show the driver everything staged since the last call, all at once (2.8.9). */
@@ -386,31 +443,31 @@ ALWAYS_INLINE void packed_device_publish(struct packed_device *dev)
 	 * the flags of the first. Pairs with the [B] acquire in
 	 * packed_driver_reap().
 	 */
-	shm_publish16(&dev->ring.desc[dev->staged_slot].flags, dev->staged_flags, dev->ring.platform);
-	dev->staged = false;
+	shm_publish16(&dev->ring.desc[dev->give.staged_slot].flags, dev->give.staged_flags,
+		      dev->ring.platform);
+	dev->give.staged = false;
 }
 
 /* Must the device call the driver about what it has just published (2.8.10)? */
 ALWAYS_INLINE bool packed_device_needs_call(struct packed_device *dev)
 {
-	uint32_t moved = dev->decided ? dev->moved : dev->ring.size + 1;
+	uint32_t moved = dev->decided ? dev->give.moved : dev->ring.size + 1;
 
-	dev->moved = 0;
+	dev->give.moved = 0;
 	dev->decided = true;
 	/*
 	 * [D] full: our flags store before our load of the driver's event
 	 * structure. Pairs with [D] in packed_driver_arm().
 	 */
 	shm_fence_call(dev->ring.platform);
-	return packed_event_wanted(dev->ring.driver_event, dev->ring.event_idx, dev->used.slot,
-				   dev->used.wrap, moved, dev->ring.size);
+	return packed_event_wanted(dev->ring.driver_event, dev->ring.event_idx,
+				   dev->give.used.slot, dev->give.used.wrap, moved,
+				   dev->ring.size);
 }
 
 /* Ask for a kick when the next list arrives (2.8.10). True if one slipped in meanwhile. */
 ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 {
-	uint16_t flags;
-
 	if (dev->ring.event_idx)
 		packed_event_store(dev->ring.device_event, RING_EVENT_FLAGS_DESC,
 				   packed_off_wrap(dev->avail));
@@ -419,7 +476,7 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
 	shm_fence_kick(dev->ring.platform);
-	return packed_device_ready(dev, &flags);
+	return packed_is_avail(packed_device_flags(&dev->ring, dev->avail.slot), dev->avail.wrap);
 }
 
 ALWAYS_INLINE void packed_device_disarm(struct packed_device *dev)

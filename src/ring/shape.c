@@ -24,6 +24,7 @@ struct virtq_features virtq_ring_features(void)
 	f = virtq_features_with(f, VIRTIO_F_INDIRECT_DESC);
 	f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
 	f = virtq_features_with(f, VIRTIO_F_VERSION_1);
+	f = virtq_features_with(f, VIRTIO_F_ACCESS_PLATFORM);
 	f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
 	f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
 	f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
@@ -37,6 +38,7 @@ struct virtq_features virtq_ring_features_usual(void)
 {
 	struct virtq_features f = virtq_ring_features();
 
+	f = virtq_features_without(f, VIRTIO_F_ACCESS_PLATFORM);
 	f = virtq_features_without(f, VIRTIO_F_IN_ORDER);
 	f = virtq_features_without(f, VIRTIO_F_ORDER_PLATFORM);
 	f = virtq_features_without(f, VIRTIO_F_NOTIFICATION_DATA);
@@ -96,10 +98,9 @@ int ring_check(const struct virtq_ring *ring, struct virtq_error *err)
 				 "a ring area is missing or not aligned to %u, %u and %u bytes",
 				 (unsigned int)shape.desc_align, (unsigned int)shape.driver_align,
 				 (unsigned int)shape.device_align);
-	if (!SHM_HOST_LITTLE_ENDIAN &&
-	    !virtq_features_has(ring->features, VIRTIO_F_VERSION_1))
+	if (!virtq_features_has(ring->features, VIRTIO_F_VERSION_1))
 		return error_set(err, -EINVAL,
-				 "rings without VERSION_1 are in the byte order of the host, which is not served");
+				 "rings without VERSION_1, as before VIRTIO 1.0, are not served");
 	return 0;
 }
 

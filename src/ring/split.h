@@ -24,7 +24,9 @@ struct split_ring {
 	struct virtq_desc *desc;
 	struct virtq_avail *avail;
 	struct virtq_used *used;
-	uint16_t mask;		/* size - 1 */
+	virtq_le16 *heads;		/* available entries, behind *avail */
+	struct virtq_used_elem *elems;	/* used elements, behind *used */
+	uint32_t mask;		/* size - 1 */
 	bool event_idx;
 	bool platform;		/* ORDER_PLATFORM: stronger barriers, see base/shm.h */
 };
@@ -35,51 +37,59 @@ static inline void split_ring_set(struct split_ring *ring, const struct virtq_ri
 	ring->desc = at->desc;
 	ring->avail = at->driver;
 	ring->used = at->device;
-	ring->mask = (uint16_t)(at->size - 1);
+	ring->heads = (virtq_le16 *)(void *)(ring->avail + 1);
+	ring->elems = (struct virtq_used_elem *)(void *)(ring->used + 1);
+	ring->mask = at->size - 1;
 	ring->event_idx = event_idx;
 	ring->platform = platform;
 }
 
-ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint16_t idx)
+ALWAYS_INLINE virtq_le16 *split_avail_entry(const struct split_ring *ring, uint32_t idx)
 {
-	return (virtq_le16 *)(void *)(ring->avail + 1) + (idx & ring->mask);
+	return ring->heads + (idx & ring->mask);
 }
 
 ALWAYS_INLINE struct virtq_used_elem *split_used_entry(const struct split_ring *ring,
-						       uint16_t idx)
+						       uint32_t idx)
 {
-	return (struct virtq_used_elem *)(void *)(ring->used + 1) + (idx & ring->mask);
+	return ring->elems + (idx & ring->mask);
 }
 
 /* The event words lie behind the last entry (2.7.6, 2.7.8); only with EVENT_IDX. */
 ALWAYS_INLINE virtq_le16 *split_used_event(const struct split_ring *ring)
 {
-	return (virtq_le16 *)(void *)(ring->avail + 1) + ring->mask + 1;
+	return ring->heads + ring->mask + 1;
 }
 
 ALWAYS_INLINE virtq_le16 *split_avail_event(const struct split_ring *ring)
 {
-	return (virtq_le16 *)(void *)((struct virtq_used_elem *)(void *)(ring->used + 1) +
-				      ring->mask + 1);
+	return (virtq_le16 *)(void *)(ring->elems + ring->mask + 1);
 }
 
 /* ---- Driver end --------------------------------------------------------- */
 
 struct split_driver {
 	struct split_ring ring;
+	bool in_order;
+	/*
+	 * Free descriptors, as many as the queue has room for; the last freed are
+	 * taken first, being warm. In order none is needed: descriptors are taken
+	 * and freed in a circle, from next_slot on (2.7.5).
+	 */
+	uint16_t *free;
+	uint16_t *next;			/* private links of chains in flight */
 	/*
 	 * Publishing sets avail_published and avail_decided to avail_idx. They
 	 * are kept apart: side by side, gcc sets them as one word that it loads
 	 * from here, and that load waits for the 16-bit store still under way.
 	 */
 	uint16_t avail_idx;		/* next to fill; staged up to here */
-	uint16_t used_seen;		/* next used entry to take */
+	uint16_t next_slot;
 	uint16_t avail_published;	/* the device has been shown up to here */
-	uint16_t free_head;
+	uint16_t used_seen;		/* next used entry to take */
 	uint16_t avail_decided;		/* avail_idx at the last decision on a kick */
 	bool decided;			/* avail_decided means something */
 	enum event_wish wish;		/* what we last told the peer */
-	uint16_t *next;			/* private links: of the free list and of chains */
 };
 
 /*
@@ -92,57 +102,81 @@ static inline void split_driver_reset(struct split_driver *drv, uint16_t idx, bo
 	drv->avail_idx = drv->avail_published = drv->avail_decided = drv->used_seen = idx;
 	drv->decided = fresh;
 	drv->wish = fresh ? WISH_ARMED : WISH_UNKNOWN;
-	drv->free_head = 0;
+	drv->next_slot = 0;
 	for (uint32_t i = 0; i <= drv->ring.mask; i++)
-		drv->next[i] = (uint16_t)((i + 1) & drv->ring.mask);
+		drv->free[i] = (uint16_t)(drv->ring.mask - i);
 }
 
+/* Two stores: a descriptor is not looked at before it is published. */
 ALWAYS_INLINE void split_desc_store(struct virtq_desc *desc, uint64_t addr, uint32_t len,
-				    uint16_t flags, uint16_t next)
+				    uint32_t flags, uint32_t next)
 {
 	shm_store64(&desc->addr, addr);
-	shm_store32(&desc->len, len);
-	shm_store16(&desc->flags, flags);
-	shm_store16(&desc->next, next);
+	shm_store_words(&desc->len, len, flags, next);
+}
+
+/* Name the chain that begins with @head in the available entry at @avail_idx. */
+ALWAYS_INLINE void split_driver_offer(const struct split_ring *ring, uint32_t avail_idx,
+				      uint32_t head)
+{
+	shm_store16(split_avail_entry(ring, avail_idx), (uint16_t)head);
+}
+
+/* The descriptor to take with @room of them left, @ahead entries from now. */
+ALWAYS_INLINE uint16_t split_driver_slot(const struct split_driver *drv, uint32_t room,
+					 uint32_t ahead)
+{
+	return drv->in_order ? (uint16_t)((drv->next_slot + ahead) & drv->ring.mask) :
+			       drv->free[room - 1 - ahead];
 }
 
 /*
  * Write one chain of @count elements, or of one INDIRECT element, into free
- * descriptors and its head into the next available entry. The caller has made
- * sure that there are enough. Returns the head; *@last is its tail.
+ * descriptors, of which there are @room, and its head into the next available
+ * entry. The caller has made sure that there are enough. Returns the head.
  */
-ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, const struct virtq_seg *segs,
-					  uint32_t readable, uint32_t count,
-					  uint16_t extra_flags, uint16_t *last)
+ALWAYS_INLINE uint16_t split_driver_stage(struct split_driver *drv, uint32_t room,
+					  const struct virtq_seg *segs, uint32_t readable,
+					  uint32_t count, uint32_t extra_flags)
 {
-	uint16_t head = drv->free_head, at = head;
+	uint16_t head = split_driver_slot(drv, room, 0), at = head;
 
 	for (uint32_t i = 0; i < count; i++) {
 		bool more = i + 1 < count;
-		uint16_t flags = (uint16_t)(extra_flags |
-					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
-					    (more ? VIRTQ_DESC_F_NEXT : 0));
+		uint32_t flags = extra_flags | (i >= readable ? VIRTQ_DESC_F_WRITE : 0u) |
+				 (more ? VIRTQ_DESC_F_NEXT : 0u);
+		uint16_t next = more ? split_driver_slot(drv, room, i + 1) : 0;
 
-		*last = at;
-		/* Our own links, never read back from the table the device sees. */
-		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags,
-				 more ? drv->next[at] : 0);
-		at = drv->next[at];
+		split_desc_store(&drv->ring.desc[at], segs[i].addr, segs[i].len, flags, next);
+		/* Our own links: the table the device sees is never read back. */
+		drv->next[at] = next;
+		at = next;
 	}
-	drv->free_head = at;
-	shm_store16(split_avail_entry(&drv->ring, drv->avail_idx), head);
-	drv->avail_idx++;
+	drv->next_slot = (uint16_t)((drv->next_slot + count) & drv->ring.mask);
+	split_driver_offer(&drv->ring, drv->avail_idx++, head);
 	return head;
 }
 
-/*
- * Put the descriptors from @head to @last back on the free list. In order they
- * are where they belong already: slots are taken and freed in a circle (2.7.5).
- */
-ALWAYS_INLINE void split_driver_release(struct split_driver *drv, uint16_t head, uint16_t last)
+/* Put the @entries descriptors that begin with @head back, to be taken first, in that order. */
+ALWAYS_INLINE void split_driver_release(uint16_t *free, const uint16_t *next, uint32_t room,
+					uint32_t head, uint32_t entries)
 {
-	drv->next[last] = drv->free_head;
-	drv->free_head = head;
+	free[room + entries - 1] = (uint16_t)head;
+	while (UNLIKELY(--entries)) {
+		head = next[head];
+		free[room + entries - 1] = (uint16_t)head;
+	}
+}
+
+/* Take back the chain staged last: nothing has shown it (2.7.13). */
+ALWAYS_INLINE void split_driver_unstage(struct split_driver *drv, uint32_t room, uint16_t head,
+					uint32_t entries)
+{
+	if (drv->in_order)
+		drv->next_slot = head;
+	else
+		split_driver_release(drv->free, drv->next, room, head, entries);
+	drv->avail_idx--;
 }
 
 /* Show the device every chain staged since the last call (2.7.13.3). */
@@ -185,23 +219,26 @@ ALWAYS_INLINE uint16_t split_driver_ready(const struct split_driver *drv)
 	return (uint16_t)(shm_observe16(&drv->ring.used->idx, drv->ring.platform) - drv->used_seen);
 }
 
-/* Take one used entry: UNTRUSTED copies of its id and length, read once. */
-ALWAYS_INLINE void split_driver_reap(struct split_driver *drv, uint32_t *id, uint32_t *len)
+/* The used entry at @used_seen: UNTRUSTED copies of its id and length, read once. */
+ALWAYS_INLINE void split_driver_reap(const struct split_ring *ring, uint32_t used_seen,
+				     uint32_t *id, uint32_t *len)
 {
-	struct virtq_used_elem *elem = split_used_entry(&drv->ring, drv->used_seen);
+	struct virtq_used_elem *elem = split_used_entry(ring, used_seen);
 
 	*id = shm_load32(&elem->id);
 	*len = shm_load32(&elem->len);
 }
 
 /*
- * Ask for a call when the next buffer is used (2.7.7.1). Returns true if one
- * has been used already.
+ * Ask for a call when @count more buffers are used (2.7.7.1); flags cannot say
+ * how many, so without EVENT_IDX it is the next one. Returns true if one has
+ * been used already.
  */
-ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv)
+ALWAYS_INLINE bool split_driver_arm(struct split_driver *drv, uint32_t count)
 {
 	if (drv->ring.event_idx)
-		shm_store16(split_used_event(&drv->ring), drv->used_seen);
+		shm_store16(split_used_event(&drv->ring),
+			    (uint16_t)(drv->used_seen + count - 1));
 	else if (drv->wish != WISH_ARMED)
 		shm_store16(&drv->ring.avail->flags, 0);
 	drv->wish = WISH_ARMED;
@@ -251,25 +288,29 @@ static inline void split_device_reset(struct split_device *dev, uint16_t avail_i
 }
 
 /*
- * Number of chains ready to take, 0 if none, or -EBADMSG if the driver claims
- * more chains than the ring holds. UNTRUSTED: all of it is the driver's word.
+ * Number of chains ready to take, 0 if none, or -EBADMSG if the driver claims,
+ * by index *@claim, more chains than the ring holds. UNTRUSTED: all of it is
+ * the driver's word.
  */
-ALWAYS_INLINE int split_device_ready(struct split_device *dev)
+ALWAYS_INLINE int split_device_ready(struct split_device *dev, uint16_t *claim)
 {
 	uint16_t ready = (uint16_t)(dev->avail_known - dev->avail_seen);
 
 	if (ready)
 		return ready;
 	/* [A] acquire: pairs with the [A] release in split_driver_publish(). */
-	dev->avail_known = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
-	ready = (uint16_t)(dev->avail_known - dev->avail_seen);
-	return ready <= (uint32_t)dev->ring.mask + 1 ? ready : -EBADMSG;
+	*claim = shm_observe16(&dev->ring.avail->idx, dev->ring.platform);
+	ready = (uint16_t)(*claim - dev->avail_seen);
+	if (UNLIKELY(ready > dev->ring.mask + 1))
+		return -EBADMSG;
+	dev->avail_known = *claim;
+	return ready;
 }
 
-/* The head of the next chain. UNTRUSTED. */
-ALWAYS_INLINE uint16_t split_device_head(const struct split_device *dev)
+/* The head of the chain at @avail_seen. UNTRUSTED. */
+ALWAYS_INLINE uint16_t split_device_head(const struct split_ring *ring, uint32_t avail_seen)
 {
-	return shm_load16(split_avail_entry(&dev->ring, dev->avail_seen));
+	return shm_load16(split_avail_entry(ring, avail_seen));
 }
 
 /* A private copy of one descriptor, each field read once. UNTRUSTED. */
@@ -292,20 +333,14 @@ ALWAYS_INLINE struct split_desc split_desc_load(const struct virtq_desc *desc)
 	return d;
 }
 
-/* Write one used element; the driver sees it at the next publish (2.7.8). */
-ALWAYS_INLINE void split_device_stage(struct split_device *dev, uint16_t head, uint32_t len)
+/* Write the used element at @used_idx; the driver sees it at the next publish (2.7.8). */
+ALWAYS_INLINE void split_device_stage(const struct split_ring *ring, uint32_t used_idx,
+				      uint32_t head, uint32_t len)
 {
-	struct virtq_used_elem *elem = split_used_entry(&dev->ring, dev->used_idx);
+	struct virtq_used_elem *elem = split_used_entry(ring, used_idx);
 
 	shm_store32(&elem->id, head);
 	shm_store32(&elem->len, len);
-	dev->used_idx++;
-}
-
-/* In order: the element just staged stands for @count more, whose own are left as they are. */
-ALWAYS_INLINE void split_device_skip(struct split_device *dev, uint32_t count)
-{
-	dev->used_idx = (uint16_t)(dev->used_idx + count);
 }
 
 ALWAYS_INLINE bool split_device_staged(const struct split_device *dev)

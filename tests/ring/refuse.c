@@ -304,6 +304,7 @@ static void test_tables_without_the_feature(void **state)
 	r.driver_config.indirect = r.table.driver;
 	r.driver_config.indirect_addr = RIG_TABLE_GPA;
 	r.driver_config.indirect_entries = RIG_TABLE_ENTRIES;
+	r.driver_config.indirect_from = 2;
 	rig_make_driver(&r);
 	assert_int_equal(virtq_driver_add(r.driver, &buf, 1), 1);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size - 2);

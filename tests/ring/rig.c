@@ -172,6 +172,7 @@ void rig_make_driver(struct rig *r)
 		r->driver_config.indirect = r->table.driver;
 		r->driver_config.indirect_addr = RIG_TABLE_GPA;
 		r->driver_config.indirect_entries = RIG_TABLE_ENTRIES;
+		r->driver_config.indirect_from = 2;
 	}
 	if (virtq_driver_create(&r->driver, &r->driver_config, &err))
 		fail_msg("driver end: %s", err.text);

@@ -177,14 +177,14 @@ static void test_pieces(void **state)
 {
 	struct virtq_iotlb *tlb = table(4);
 	struct virtq_span piece = { NULL, 77 };
-	struct iotlb_hit hit = { 0 };
+	struct mem_hit hit = { 0 };
 
 	tell(tlb, 0x1000, PAGE, host(0), RW);
 	tell(tlb, 0x2000, PAGE, host(0x7000), R);
 	assert_int_equal(iotlb_piece(tlb, 0x1800, 0x1800, R, &piece, &hit), 0);
 	assert_ptr_equal(piece.base, host(0x800));
 	assert_int_equal(piece.len, 0x800);
-	assert_int_equal(hit.iova, 0x1000);
+	assert_int_equal(hit.addr, 0x1000);
 	assert_int_equal(hit.size_bytes, PAGE);
 	assert_ptr_equal(hit.host, host(0));
 	assert_int_equal(hit.access, RW);
@@ -193,17 +193,17 @@ static void test_pieces(void **state)
 	assert_int_equal(piece.len, PAGE);
 	assert_int_equal(iotlb_piece(tlb, 0x2000, LAST, W, &piece, &hit), -EACCES);
 	assert_int_equal(iotlb_piece(tlb, 0x3000, 1, R, &piece, &hit), -EAGAIN);
-	assert_int_equal(hit.iova, 0x2000);
+	assert_int_equal(hit.addr, 0x2000);
 
-	assert_true(iotlb_hit_covers(&hit, 0x2000, PAGE, R));
-	assert_true(iotlb_hit_covers(&hit, 0x2fff, 1, R));
-	assert_false(iotlb_hit_covers(&hit, 0x2fff, 2, R));
-	assert_false(iotlb_hit_covers(&hit, 0x3000, 1, R));
-	assert_false(iotlb_hit_covers(&hit, 0x1fff, 1, R));
-	assert_false(iotlb_hit_covers(&hit, 0x2001, LAST, R));
-	assert_false(iotlb_hit_covers(&hit, 0x2000, PAGE, RW));
+	assert_true(hit_covers(&hit, 0x2000, PAGE, R));
+	assert_true(hit_covers(&hit, 0x2fff, 1, R));
+	assert_false(hit_covers(&hit, 0x2fff, 2, R));
+	assert_false(hit_covers(&hit, 0x3000, 1, R));
+	assert_false(hit_covers(&hit, 0x1fff, 1, R));
+	assert_false(hit_covers(&hit, 0x2001, LAST, R));
+	assert_false(hit_covers(&hit, 0x2000, PAGE, RW));
 	memset(&hit, 0, sizeof(hit));
-	assert_false(iotlb_hit_covers(&hit, 0, 0, 0));
+	assert_false(hit_covers(&hit, 0, 0, 0));
 	virtq_iotlb_destroy(tlb);
 	(void)state;
 }
@@ -491,11 +491,11 @@ static void check_shape(const struct model *m, const struct virtq_iotlb *tlb)
 
 	assert_in_range(tlb->count, 0, m->capacity);
 	for (uint32_t i = 0; i + 1 < tlb->count; i++) {
-		const struct iotlb_hit *a = &tlb->entries[i].at, *b = &tlb->entries[i + 1].at;
+		const struct mem_hit *a = &tlb->entries[i].at, *b = &tlb->entries[i + 1].at;
 
 		assert_true(a->size_bytes && b->size_bytes);
-		assert_true(b->iova - a->iova >= a->size_bytes && b->iova > a->iova);
-		assert_false(b->iova - a->iova == a->size_bytes && a->access == b->access &&
+		assert_true(b->addr - a->addr >= a->size_bytes && b->addr > a->addr);
+		assert_false(b->addr - a->addr == a->size_bytes && a->access == b->access &&
 			     a->host + a->size_bytes == b->host);
 	}
 	for (uint32_t i = 0; i < CELLS; i++)
@@ -514,7 +514,7 @@ static void check_answers(struct model *m, const struct virtq_iotlb *tlb)
 	for (uint32_t i = 0; i < CELLS;) {
 		const struct cell *c = &m->cells[i];
 		struct virtq_span piece = { NULL, 1 };
-		struct iotlb_hit hit;
+		struct mem_hit hit;
 		int rc = iotlb_piece(tlb, m->base + i, CELLS - i, access, &piece, &hit);
 
 		if (rc == -EAGAIN) {
@@ -535,7 +535,7 @@ static void check_answers(struct model *m, const struct virtq_iotlb *tlb)
 			assert_true(c[k].known);
 			assert_int_equal(c[k].host, (uintptr_t)piece.base + k);
 			assert_int_equal(c[k].access, hit.access);
-			assert_true(iotlb_hit_covers(&hit, m->base + i + k, 1, c[k].access));
+			assert_true(hit_covers(&hit, m->base + i + k, 1, c[k].access));
 		}
 		/* The next cell, if it were in the entry too, would have been in the piece. */
 		i += (uint32_t)piece.len;

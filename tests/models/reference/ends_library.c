@@ -40,6 +40,7 @@ static int library_driver_start(struct world *w, const uint32_t *position)
 		config.indirect = ref_byte(&w->mem, w->table_gpa);
 		config.indirect_addr = w->table_gpa;
 		config.indirect_entries = w->indirect_entries;
+		config.indirect_from = 2;
 	}
 	rc = virtq_driver_create(&w->lib_driver, &config, &err);
 	if (rc)
