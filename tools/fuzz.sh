@@ -27,7 +27,7 @@ jobs=${FUZZ_JOBS:-$((processors > 2 ? processors : 2))}
 
 say() { printf 'fuzz.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
-usage() { sed -n '3,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
+usage() { sed -n '3,/^set -eu/p' "$0" | sed -n 's/^# \{0,1\}//p'; }
 
 # make_build FOLDER C-FLAGS MESON-OPTIONS...
 make_build() {
@@ -42,6 +42,15 @@ make_build() {
 	mv "$folder.setup.log" "$folder/setup.log"
 }
 
+# compile FOLDER PROGRAMS
+compile() {
+	# shellcheck disable=SC2086
+	ninja -C "$1" --quiet $2 >"$1/ninja.log" 2>&1 || {
+		cat "$1/ninja.log" >&2
+		die "cannot build in $1"
+	}
+}
+
 build_targets() {
 	flags='-fsanitize=fuzzer-no-link -fno-sanitize-recover=all'
 	set -- -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
@@ -51,9 +60,8 @@ build_targets() {
 	for target in $targets; do
 		programs="$programs tests/fuzz/fuzz-$target"
 	done
-	# shellcheck disable=SC2086
 	for folder in "$build" "$checked"; do
-		ninja -C "$folder" --quiet $programs
+		compile "$folder" "$programs"
 	done
 }
 
@@ -167,7 +175,7 @@ coverage() {
 	objects=
 	for target in $targets; do
 		program=tests/fuzz/replay-$target
-		ninja -C "$covered" --quiet "$program"
+		compile "$covered" "$program"
 		program=$covered/$program
 		set -- "tests/fuzz/corpus/$target"
 		[ ! -d "$build/corpus/$target" ] || set -- "$@" "$build/corpus/$target"

@@ -95,10 +95,10 @@ enum virtq_fault_code {
 	VIRTQ_FAULT_INDIRECT_NESTED,	/* INDIRECT inside a table; value: flags */
 	VIRTQ_FAULT_INDIRECT_NEXT,	/* INDIRECT together with NEXT; value: flags */
 	VIRTQ_FAULT_INDIRECT_LENGTH,	/* 0, no multiple of 16, or over the limit; value: bytes */
-	VIRTQ_FAULT_ADDRESS,		/* outside memory, or access denied; value: address */
+	VIRTQ_FAULT_ADDRESS,		/* outside memory, or access denied; value: first such byte */
 	VIRTQ_FAULT_RING_MEMORY,	/* the peer took memory away; value: 0 */
 	/* seen by the driver end */
-	VIRTQ_FAULT_USED_IDX,		/* more used than were in flight; value: the index */
+	VIRTQ_FAULT_USED_IDX,		/* more used than was published; value: the index */
 	VIRTQ_FAULT_USED_ID,		/* unknown, repeated, or mid-chain; value: the id */
 	VIRTQ_FAULT_USED_LENGTH,	/* longer than what was writable; value: the length */
 };

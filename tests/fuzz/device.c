@@ -42,6 +42,7 @@ struct run {
 	struct virtq_device *q;
 	void *state;		/* what the queue lies in, or NULL if it is on the heap */
 	struct virtq_device_config config;
+	struct virtq_iotlb *tlb;	/* or NULL; knows regions by their own addresses */
 	uint32_t bytes;		/* of a data region */
 	bool in_order, reach_ring;
 	/* In the order of pops; in order (IN_ORDER), pushed ones wait here for their turn. */
@@ -193,6 +194,39 @@ static void check_loan(struct run *r, struct virtq_req *req)
 		memset(req + 1, 0xa5, r->config.req_bytes - sizeof(*req));
 }
 
+/* Somebody translates what was missed, or forgets to. */
+static void answer_miss(struct run *r)
+{
+	struct virtq_miss miss = virtq_device_miss(r->q);
+	uint8_t how = take8(&r->in);
+
+	FUZZ_CHECK(miss.access == VIRTQ_ACCESS_READ || miss.access == VIRTQ_ACCESS_WRITE);
+	FUZZ_CHECK(virtq_iotlb_known(r->tlb, miss.addr, 1) == 0);
+	for (unsigned int i = 0; i < r->m->area_count && how < 0xf0; i++) {
+		const struct area *a = &r->m->areas[i];
+		uint64_t off = miss.addr - a->gpa, len = a->bytes;
+
+		if (off >= a->bytes)
+			continue;
+		/* All of the region, or a part of it from there on. */
+		off = how & 1 ? off : 0;
+		len = how & 2 ? 1 + take_below(&r->in, (uint32_t)(len - off)) : len - off;
+		FUZZ_CHECK(!virtq_iotlb_update(r->tlb, a->gpa + off, len, a->host + off,
+					       a->access));
+	}
+}
+
+/* Translations are taken back: those of the regions that are there, or others. */
+static void do_invalidate(struct run *r)
+{
+	uint64_t from = take_number(&r->in), len = take_number(&r->in);
+
+	if (!r->tlb)
+		return;
+	virtq_iotlb_invalidate(r->tlb, from, len);
+	FUZZ_CHECK(!len || !virtq_iotlb_known(r->tlb, from, 1));
+}
+
 static void do_pop(struct run *r)
 {
 	struct virtq_req *reqs[POP_MAX];
@@ -203,7 +237,7 @@ static void do_pop(struct run *r)
 	int rc = virtq_device_pop(r->q, reqs, max);
 
 	FUZZ_CHECK(rc <= (int)max);
-	FUZZ_CHECK(rc >= 0 || rc == -EBADMSG || rc == -ENOSPC);
+	FUZZ_CHECK(rc >= 0 || rc == -EBADMSG || rc == -ENOSPC || (rc == -EAGAIN && r->tlb));
 	if (broken)
 		FUZZ_CHECK(rc == -EBADMSG);
 	if (rc == -EBADMSG)
@@ -215,8 +249,10 @@ static void do_pop(struct run *r)
 	FUZZ_CHECK(loans_out(r, true) <= blocks);
 	if (rc == -ENOSPC)
 		FUZZ_CHECK(blocks && longs >= blocks);
+	if (rc == -EAGAIN)
+		answer_miss(r);
 	/* A driver that keeps the rules is served, or a long chain waits for a block. */
-	if (r->peer.clean && rc < (int)(max < waiting ? max : waiting)) {
+	if (r->peer.clean && !r->tlb && rc < (int)(max < waiting ? max : waiting)) {
 		uint16_t next = r->peer.queue[r->peer.queue_first];
 
 		FUZZ_CHECK(longs >= blocks);
@@ -434,6 +470,8 @@ static void do_set_map(struct run *r)
 	bool wrong = take_odd(&r->in);
 	int rc;
 
+	if (r->tlb)
+		virtq_iotlb_invalidate(r->tlb, 0, 0);
 	if (wrong)
 		ring.size = (uint32_t)take_number(&r->in);
 	rc = virtq_device_set_map(r->q, m->map, &ring);
@@ -459,6 +497,8 @@ static bool do_anew(struct run *r)
 	if (odd || r->loan_count || r->back_count || r->fault.code != VIRTQ_FAULT_NONE)
 		r->peer.clean = false;
 	close_queue(r);
+	if (r->tlb)
+		virtq_iotlb_invalidate(r->tlb, 0, 0);
 	r->m->current = false;	/* its map went with the queue: the memory in new places */
 	r->config.position = &position;
 	{
@@ -489,6 +529,11 @@ static void do_ask(struct run *r)
 		FUZZ_CHECK((position & 0x7fff) == r->peer.cursor);
 	if (r->peer.clean && !r->peer.packed)
 		FUZZ_CHECK((uint16_t)(position + r->peer.queued) == r->peer.idx);
+	/* What a driver would write with its kick now (2.9); anything else is a hint to look. */
+	if (r->peer.clean)
+		FUZZ_CHECK(virtq_device_kicked(r->q, (uint32_t)peer_next(&r->peer) << 16) ==
+			   (r->peer.queued > 0));
+	(void)virtq_device_kicked(r->q, take32(&r->in));
 }
 
 static void do_arm(struct run *r)
@@ -565,7 +610,7 @@ static bool turn(struct run *r)
 {
 	struct loan *loan;
 
-	switch (take_below(&r->in, 25)) {
+	switch (take_below(&r->in, 26)) {
 	case 0: case 1: case 2: case 3: case 4:
 		for (uint32_t n = 1 + take_below(&r->in, 4); n && peer_offer(&r->peer, &r->in); n--)
 			;
@@ -587,6 +632,7 @@ static bool turn(struct run *r)
 	case 21: return do_anew(r);
 	case 22: do_poke_data(r); do_ask(r); break;
 	case 23: do_refuse(r); break;
+	case 24: do_invalidate(r); break;
 	default:
 		loan = take_loan(r);
 		if (loan)
@@ -668,6 +714,12 @@ static void begin(struct run *r)
 		.long_chains = take_odd(&r->in) ? 0 : 1 + (more & 3),
 		.req_bytes = how & 64 ? sizeof(struct virtq_req) + 8 * (more >> 5) : 0,
 	};
+	if (take_odd(&r->in) || take_odd(&r->in)) {
+		FUZZ_CHECK(!virtq_iotlb_create(&r->tlb, 1 + take_below(&r->in, 64), NULL));
+		r->config.iotlb = r->tlb;
+		r->config.ring.features = virtq_features_with(f, VIRTIO_F_ACCESS_PLATFORM);
+		r->m->ring.features = r->config.ring.features;
+	}
 	position = packed ? 0x80008000 : 0;
 	if (how & 128) {
 		position = take_position(r, packed, size);
@@ -705,6 +757,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		FUZZ_CHECK(!r.loan_count);
 		close_queue(&r);
 	}
+	virtq_iotlb_destroy(r.tlb);
 	memory_free(r.m);
 	peer_fini(&r.peer);
 	free(r.loans);

@@ -20,7 +20,7 @@
 #define SEGS_MAX 12u
 #define BITS (1u << VIRTQ_DESC_F_AVAIL | 1u << VIRTQ_DESC_F_USED)
 
-enum state { FREE, ADDED, PUBLISHED, USED };
+enum state { FREE, ADDED, PUBLISHED };
 
 /* A buffer; its address is its token. */
 struct buffer {
@@ -315,19 +315,22 @@ static bool may_take(const struct run *r, const struct buffer *b, uint32_t entri
 	return entries == b->elements || (table && entries == 1);
 }
 
+static bool too_long(const struct run *r, const struct buffer *b)
+{
+	return b->elements > r->config.ring.size ||
+	       (r->config.segs_max && b->elements > r->config.segs_max);
+}
+
 static void check_refusal(const struct run *r, int rc, const struct buffer *b, bool good,
 			  uint32_t room)
 {
 	if (r->dead) {
 		FUZZ_CHECK(rc == r->dead);
-	} else if (!good) {
-		/* What can never be is told before what cannot be now, or after. */
-		FUZZ_CHECK(rc == -EINVAL || ((rc == -ENOSPC || rc == -EMSGSIZE) &&
-					     b->elements > room));
-	} else {
-		FUZZ_CHECK(rc == -EMSGSIZE ? b->elements > r->config.ring.size :
-			   rc == -ENOSPC && b->elements > room);
+		return;
 	}
+	/* What can never be is told before what cannot be now, or after. */
+	FUZZ_CHECK(rc == -EINVAL ? !good : rc == -EMSGSIZE ? too_long(r, b) :
+		   rc == -ENOSPC && b->elements > room);
 }
 
 static void do_add(struct run *r)
@@ -361,6 +364,8 @@ static void do_add(struct run *r)
 	for (uint32_t i = 0; i < count; i++) {
 		if ((int)i < rc) {
 			FUZZ_CHECK(good[i] && !r->dead);
+			FUZZ_CHECK(!r->config.segs_max ||
+				   chosen[i]->elements <= r->config.segs_max);
 			list_put(r, &r->added, chosen[i]);
 			r->in_flight++;
 		} else {
@@ -374,6 +379,32 @@ static void do_add(struct run *r)
 		FUZZ_CHECK(may_take(r, chosen[0], taken));
 	if (rc == 1)
 		chosen[0]->entries = taken;
+}
+
+/* Buffers that the device has not seen come back, youngest first, and their entries are free. */
+static void do_unadd(struct run *r)
+{
+	struct virtq_completion back[4];
+	uint32_t max = 1 + take_below(&r->in, 4), room = virtq_driver_room(r->q), freed = 0;
+	uint32_t waiting = r->added.count;
+	bool known = true;
+	int rc = virtq_driver_unadd(r->q, back, max);
+
+	if (r->dead) {
+		FUZZ_CHECK(rc == r->dead);
+		return;
+	}
+	FUZZ_CHECK(rc == (int)(max < waiting ? max : waiting));
+	for (int i = 0; i < rc; i++) {
+		struct buffer *b = list_take(&r->added, r->added.count - 1);
+
+		FUZZ_CHECK(back[i].token == b && !back[i].written);
+		b->state = FREE;
+		r->in_flight--;
+		known &= b->entries != 0;
+		freed += b->entries;
+	}
+	FUZZ_CHECK(!known || virtq_driver_room(r->q) == room + freed);
 }
 
 static void do_publish(struct run *r)
@@ -442,7 +473,8 @@ static void do_get(struct run *r)
 
 static void do_arm(struct run *r)
 {
-	int rc = virtq_driver_arm(r->q);
+	uint8_t after = take8(&r->in);
+	int rc = after < 0xa0 ? virtq_driver_arm(r->q) : virtq_driver_arm_after(r->q, after & 31);
 
 	FUZZ_CHECK(rc == 0 || rc == 1);
 	if (r->clean && !r->detached)
@@ -574,7 +606,7 @@ static void do_refuse(struct run *r)
 
 static void turn(struct run *r)
 {
-	switch (take_below(&r->in, 21)) {
+	switch (take_below(&r->in, 22)) {
 	case 0: case 1: case 2: case 3: case 4: do_add(r); break;
 	case 5: case 6: do_publish(r); break;
 	case 7: case 8: case 9: case 10: do_use(r); break;
@@ -585,6 +617,7 @@ static void turn(struct run *r)
 	case 17: do_scribble(r); break;
 	case 18: do_ask(r); break;
 	case 19: do_refuse(r); break;
+	case 20: do_unadd(r); break;
 	default: take8(&r->in) & 1 ? do_detach(r) : do_anew(r); break;
 	}
 }
@@ -666,7 +699,9 @@ static void begin(struct run *r)
 		r->tables = area((size_t)size * r->config.indirect_entries * 16);
 		r->config.indirect = r->tables;
 		r->config.indirect_addr = 0x123450000;
+		r->config.indirect_from = take8(&r->in) & 3;
 	}
+	r->config.segs_max = take_odd(&r->in) ? 1 + take_below(&r->in, 8) : 0;
 	r->indirect = (how & 24) == 24;
 	r->buffer_count = size + 3;
 	r->buffers = calloc(r->buffer_count, sizeof(*r->buffers));

@@ -24,9 +24,9 @@ struct memory *memory_new(struct virtq_features features, uint32_t size, uint32_
 
 	FUZZ_CHECK(m);
 	FUZZ_CHECK(!virtq_ring_shape(features, size, &m->shape));
-	set_area(m, AREA_FIRST, 0x10000, bytes, VIRTQ_ACCESS_RW);
-	set_area(m, AREA_SECOND, 0x10000 + bytes, bytes, VIRTQ_ACCESS_RW);
-	set_area(m, AREA_READ_ONLY, 0x10000 + 2 * (uint64_t)bytes, bytes, VIRTQ_ACCESS_READ);
+	set_area(m, AREA_FIRST, 0, bytes, VIRTQ_ACCESS_RW);
+	set_area(m, AREA_SECOND, bytes, bytes, VIRTQ_ACCESS_RW);
+	set_area(m, AREA_READ_ONLY, 2 * (uint64_t)bytes, bytes, VIRTQ_ACCESS_READ);
 	set_area(m, AREA_WRITE_ONLY, 0x100000, bytes, VIRTQ_ACCESS_WRITE);
 	set_area(m, AREA_TABLES, 0x200000, TABLE_BYTES, VIRTQ_ACCESS_READ);
 	set_area(m, AREA_TOP, 0 - (uint64_t)bytes, bytes, VIRTQ_ACCESS_RW);

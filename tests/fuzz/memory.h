@@ -13,12 +13,12 @@
 
 /* Which region is which; the gaps between addresses are holes. */
 enum {
-	AREA_FIRST,		/* RW, and next to it for the device: */
+	AREA_FIRST,		/* RW, from address 0, and next to it for the device: */
 	AREA_SECOND,		/* RW, and next to it: */
 	AREA_READ_ONLY,
 	AREA_WRITE_ONLY,	/* alone */
 	AREA_TABLES,		/* read-only, alone: for indirect tables */
-	AREA_TOP,		/* RW, ends where the address space does */
+	AREA_TOP,		/* RW, ends where the address space does: nothing follows it */
 	AREA_DATA,		/* how many those are; behind them, if the ring can be reached: */
 	AREA_DESC = AREA_DATA,
 	AREA_DRIVER,

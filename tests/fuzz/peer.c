@@ -271,6 +271,11 @@ void peer_release(struct peer *p, uint16_t id)
 	}
 }
 
+uint16_t peer_next(const struct peer *p)
+{
+	return p->packed ? (uint16_t)(p->cursor | (p->wrap ? 0x8000u : 0)) : p->idx;
+}
+
 void peer_set_event(struct peer *p, struct input *in)
 {
 	uint8_t *driver = p->m->areas[AREA_DRIVER].host;

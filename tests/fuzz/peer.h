@@ -53,6 +53,8 @@ void peer_unpopped(struct peer *p, uint16_t id);
 /* The device has given the chain back, and published that. */
 void peer_release(struct peer *p, uint16_t id);
 
+/* Where the next chain will be offered, as a kick would say it (2.9). */
+uint16_t peer_next(const struct peer *p);
 /* Change what tells the device when to call; any value is legal. */
 void peer_set_event(struct peer *p, struct input *in);
 /* Make the next slot available as it is, even if it is the device's. Not clean any more. */

@@ -164,7 +164,7 @@ static void test_ids(void **state)
 			batch(&v, 2, name_of(&v, 0), 0, 1);
 			caught(&v, VIRTQ_FAULT_USED_ID, name_of(&v, 0));
 		} else {
-			batch(&v, 0, name_of(&v, 3), 0, 4);
+			batch(&v, 0, name_of(&v, 3), 0, shape->packed ? 4 : 3);
 			caught(&v, VIRTQ_FAULT_USED_ID, name_of(&v, 3));
 		}
 	}

@@ -221,7 +221,6 @@ static void test_index_later(void **state)
 /* S-DRV-035: an index that counts the staged buffer in gets no further than the published. */
 static void test_index_counts_staged(void **state)
 {
-	struct virtq_completion done[TOKENS];
 	struct victim v;
 
 	victim_open(&v, *state);
@@ -229,11 +228,7 @@ static void test_index_counts_staged(void **state)
 	use(&v, 1, 0);
 	use(&v, 4, 0);
 	use(&v, 5, 0);
-	assert_int_equal(virtq_driver_get(v.r.driver, done, TOKENS), 3);
-	got(&v, &done[0], 0, 0);
-	got(&v, &done[1], 1, 0);
-	got(&v, &done[2], 2, 0);
-	caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 5);
+	caught(&v, VIRTQ_FAULT_USED_IDX, (uint16_t)(v.idx - 4), v.idx);
 }
 
 /* ---- Scribbling --------------------------------------------------------- */
