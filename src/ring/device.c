@@ -11,6 +11,9 @@
 
 /* ---- Set-up ------------------------------------------------------------- */
 
+/* A slot: the spans of short chains, and behind them the caller's request struct. */
+#define INLINE_BYTES (VIRTQ_REQ_INLINE_SEGS * sizeof(struct virtq_span))
+
 /* Where the parts of the queue's memory begin, in bytes. */
 struct parts {
 	uint32_t req_bytes, slot_bytes, max_segs, long_chains;
@@ -26,8 +29,7 @@ static struct parts parts_of(const struct virtq_device_config *config)
 
 	p.req_bytes = (uint32_t)align_up(config->req_bytes ? config->req_bytes :
 							      sizeof(struct virtq_req), 16);
-	p.slot_bytes = (uint32_t)align_up(p.req_bytes + VIRTQ_REQ_INLINE_SEGS *
-					  sizeof(struct virtq_span), 64);
+	p.slot_bytes = (uint32_t)align_up(INLINE_BYTES + p.req_bytes, 64);
 	p.max_segs = config->max_segs ? config->max_segs : size > 1024 ? (uint32_t)size : 1024;
 	p.long_chains = config->long_chains ? config->long_chains : 64;
 	if (p.max_segs <= VIRTQ_REQ_INLINE_SEGS)
@@ -115,16 +117,16 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 	}
 
 	q->max_segs = p.max_segs;
-	q->req_bytes = p.req_bytes;
 	q->blocks = (struct virtq_span *)(void *)(base + p.blocks);
 	q->slot_stack = (struct virtq_req **)(void *)(base + p.slot_stack);
 	q->order = (struct virtq_req **)(void *)(base + p.order);
 	q->block_stack = (uint16_t *)(void *)(base + p.block_stack);
 	for (uint32_t i = 0; i < config->ring.size; i++) {
 		struct virtq_req *req =
-			(struct virtq_req *)(void *)(base + p.slots + (size_t)i * p.slot_bytes);
+			(struct virtq_req *)(void *)(base + p.slots + INLINE_BYTES +
+						     (size_t)i * p.slot_bytes);
 
-		memset(req, 0, q->req_bytes);
+		memset(req, 0, p.req_bytes);
 		req->slot = (uint16_t)i;
 		req->block = NO_BLOCK;
 		req->queue = q;
@@ -218,10 +220,10 @@ NEVER_INLINE int device_break(struct virtq_device *q, enum virtq_fault_code code
 	return q->dead;
 }
 
-/* The inline spans of a slot lie behind the caller's struct. */
-ALWAYS_INLINE struct virtq_span *inline_spans(struct virtq_req *req, uint32_t req_bytes)
+/* The inline spans of a slot lie in front of the caller's struct. */
+ALWAYS_INLINE struct virtq_span *inline_spans(struct virtq_req *req)
 {
-	return (struct virtq_span *)(void *)((uint8_t *)req + req_bytes);
+	return (struct virtq_span *)(void *)((uint8_t *)req - INLINE_BYTES);
 }
 
 /*
@@ -232,11 +234,11 @@ ALWAYS_INLINE struct virtq_span *inline_spans(struct virtq_req *req, uint32_t re
  * No calls, and what the loop needs in locals: every store into a request may,
  * for all the compiler knows, change @q.
  */
-ALWAYS_INLINE bool pop_single(struct virtq_req *req, struct virtq_span *span,
-			      struct virtq_cursor *is, struct virtq_cursor *not,
-			      const struct mem_hit *hit, uint64_t limit, uint64_t addr,
-			      uint32_t len)
+ALWAYS_INLINE bool pop_single(struct virtq_req *req, struct virtq_cursor *is,
+			      struct virtq_cursor *not, const struct mem_hit *hit,
+			      uint64_t limit, uint64_t addr, uint32_t len)
 {
+	struct virtq_span *span = inline_spans(req);
 	uint64_t off = addr - hit->addr;
 
 	/* As hit_covers() with the access already looked at; a length of 0 fails, too. */
@@ -277,28 +279,26 @@ ALWAYS_INLINE unsigned int pop_singles_split(struct virtq_device *q, struct virt
 	const struct mem_hit hit = q->hit;
 	const uint64_t readable = hit.access & VIRTQ_ACCESS_READ ? hit.size_bytes : 0;
 	const uint64_t writable = hit.access & VIRTQ_ACCESS_WRITE ? hit.size_bytes : 0;
-	const uint32_t size = q->ring.size, req_bytes = q->req_bytes;
-	const uint32_t seen = q->split.avail_seen;
-	const uint64_t sequence = q->sequence;
+	struct virtq_req **out = reqs, **end;
 	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
 	uint8_t *const busy = q->head_busy;
 	uint32_t order_next = q->order_next;
+	uint64_t sequence = q->sequence;
+	/* The index of a chain, from the number of its request. */
+	const uint32_t to_idx = q->split.avail_seen - (uint32_t)sequence;
 	uint16_t claim;
 	int ready = split_device_ready(&q->split, &claim);
-	unsigned int n = 0;
 
-	if (ready < 0)
+	if (ready <= 0)
 		return 0;
-	if (max > (unsigned int)ready)
-		max = (unsigned int)ready;
-	for (; n < max; n++) {
-		uint32_t head = split_device_head(&ring, seen + n), flags, len;
-		struct virtq_span *span;
+	end = out + (max < (unsigned int)ready ? max : (unsigned int)ready);
+	for (; out != end; out++) {
+		uint32_t head = split_device_head(&ring, (uint32_t)sequence + to_idx), flags, len;
 		struct virtq_req *req;
 		uint64_t addr;
 
 		/* With every slot on loan every head is, so there is a slot behind this. */
-		if (UNLIKELY(head >= size || busy[head]))
+		if (UNLIKELY(head > ring.mask || busy[head]))
 			break;
 		addr = shm_load64(&ring.desc[head].addr);
 		len = shm_load32(&ring.desc[head].len);
@@ -306,22 +306,21 @@ ALWAYS_INLINE unsigned int pop_singles_split(struct virtq_device *q, struct virt
 		if (UNLIKELY(flags & (VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_INDIRECT)))
 			break;
 		req = free_slots[-1];
-		span = inline_spans(req, req_bytes);
 		if (flags & VIRTQ_DESC_F_WRITE ?
-		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
-		    !pop_single(req, span, &req->rd, &req->wr, &hit, readable, addr, len))
+		    !pop_single(req, &req->wr, &req->rd, &hit, writable, addr, len) :
+		    !pop_single(req, &req->rd, &req->wr, &hit, readable, addr, len))
 			break;
-		begin_loan(req, (uint16_t)head, sequence + n + 1);
+		begin_loan(req, (uint16_t)head, ++sequence);
 		if (LAYOUT_IS_IN_ORDER(layout))
-			order_next = enqueue(q->order, order_next, size, req);
+			order_next = enqueue(q->order, order_next, ring.mask + 1, req);
 		busy[head] = 1;
-		reqs[n] = req;
+		*out = req;
 		free_slots--;
 	}
-	q->split.avail_seen = (uint16_t)(seen + n);
+	q->split.avail_seen = (uint16_t)((uint32_t)sequence + to_idx);
 	if (LAYOUT_IS_IN_ORDER(layout))
 		q->order_next = order_next;
-	return n;
+	return (unsigned int)(out - reqs);
 }
 
 ALWAYS_INLINE unsigned int pop_singles_packed(struct virtq_device *q, struct virtq_req **reqs,
@@ -331,19 +330,20 @@ ALWAYS_INLINE unsigned int pop_singles_packed(struct virtq_device *q, struct vir
 	const struct mem_hit hit = q->hit;
 	const uint64_t readable = hit.access & VIRTQ_ACCESS_READ ? hit.size_bytes : 0;
 	const uint64_t writable = hit.access & VIRTQ_ACCESS_WRITE ? hit.size_bytes : 0;
-	const uint32_t req_bytes = q->req_bytes;
 	const uint64_t sequence = q->sequence;
 	struct virtq_req **free_slots = &q->slot_stack[q->free_slots];
 	uint32_t slot = q->packed.avail.slot, order_next = q->order_next;
 	uint32_t turn = packed_avail_flags(q->packed.avail.wrap);
 	unsigned int n = 0;
 
+	/* A barrier for each leaves nothing to be fast at. */
+	if (UNLIKELY(ring.platform))
+		return 0;
 	if (max > q->free_slots)
 		max = q->free_slots;
 	for (; n < max; n++) {
 		const struct pvirtq_desc *desc = &ring.desc[slot];
-		uint32_t flags = packed_device_flags(&ring, slot), len;
-		struct virtq_span *span;
+		uint32_t flags = packed_device_flags(&ring, slot, false), len;
 		struct virtq_req *req;
 		uint64_t addr;
 
@@ -353,10 +353,9 @@ ALWAYS_INLINE unsigned int pop_singles_packed(struct virtq_device *q, struct vir
 		addr = shm_load64(&desc->addr);
 		len = shm_load32(&desc->len);
 		req = free_slots[-1];
-		span = inline_spans(req, req_bytes);
 		if (flags & VIRTQ_DESC_F_WRITE ?
-		    !pop_single(req, span, &req->wr, &req->rd, &hit, writable, addr, len) :
-		    !pop_single(req, span, &req->rd, &req->wr, &hit, readable, addr, len))
+		    !pop_single(req, &req->wr, &req->rd, &hit, writable, addr, len) :
+		    !pop_single(req, &req->rd, &req->wr, &hit, readable, addr, len))
 			break;
 		begin_loan(req, shm_load16(&desc->id), sequence + n + 1);
 		req->entries = 1;
@@ -409,7 +408,8 @@ ALWAYS_INLINE int next_split(struct virtq_device *q, uint16_t *head)
 
 ALWAYS_INLINE int next_packed(struct virtq_device *q, uint16_t *flags)
 {
-	*flags = packed_device_flags(&q->packed.ring, q->packed.avail.slot);
+	*flags = packed_device_flags(&q->packed.ring, q->packed.avail.slot,
+				     q->packed.ring.platform);
 	if (!packed_is_avail(*flags, q->packed.avail.wrap))
 		return 0;
 	/* Every slot is on loan, so none can be available (hostile). */
@@ -434,7 +434,7 @@ ALWAYS_INLINE int pop_chain(struct virtq_device *q, struct virtq_req **out,
 	if (rc <= 0)
 		return rc;
 	req = q->slot_stack[q->free_slots - 1];
-	w.spans = inline_spans(req, q->req_bytes);
+	w.spans = inline_spans(req);
 	if (LAYOUT_IS_PACKED(layout)) {
 		w.index = q->packed.avail.slot;
 		rc = walk_packed(q, &w, packed_desc_load(&q->packed.ring.desc[w.index], flags),

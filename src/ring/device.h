@@ -37,7 +37,6 @@ struct virtq_device {
 	uint32_t free_slots;
 	uint32_t free_blocks;
 	uint32_t max_segs;
-	uint32_t req_bytes;		/* of the caller's struct: the inline spans follow it */
 	union {
 		struct split_device split;
 		struct packed_device packed;

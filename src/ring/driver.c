@@ -9,52 +9,11 @@
 #include <virtq/spec/virtio.h>
 
 #include "base/error.h"
-#include "ring/layout.h"
-#include "ring/packed.h"
-#include "ring/split.h"
+#include "ring/driver.h"
 
 #define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
 /* A table costs the device another cache miss; shorter chains have one only where entries are scarce. */
 #define INDIRECT_FROM 4u
-
-/* A buffer in flight, by head (split) or id (packed). */
-struct chain {
-	void *token;
-	uint64_t serial;		/* how many were added before it */
-	uint32_t writable_bytes;	/* at most this much may be reported as written */
-	uint32_t entries;		/* ring entries it takes; 0: not in flight */
-};
-
-struct virtq_driver {
-	enum ring_layout layout;
-	bool indirect_on;
-	int dead;			/* 0, or what calls return: -EBADMSG, -ESHUTDOWN */
-	bool live;			/* published, and not stopped since */
-	bool notification_data;
-	uint32_t room;			/* free ring entries */
-	uint64_t added;			/* chains ever added */
-	uint64_t published;		/* of those, how many the device has been shown */
-	uint64_t taken;			/* of those, how many came back */
-	uint32_t segs_max;
-	uint32_t indirect_entries;
-	uint32_t indirect_from;		/* chains of this many elements go indirect in any case */
-	union {
-		struct split_driver split;
-		struct packed_driver packed;
-	};
-	struct chain *chains;
-	struct virtq_desc *indirect;
-	uint64_t indirect_addr;
-	struct virtq_fault fault;
-	struct virtq_ring ring;
-	uint32_t detach_at;
-	struct batch {			/* in order: one used element may stand for many buffers */
-		uint16_t oldest;	/* head or id of the buffer in flight longest */
-		bool open;		/* buffers up to @last are used, not all taken yet */
-		uint16_t last;
-		uint32_t length;	/* of that last one */
-	} batch;
-};
 
 /* ---- Set-up ------------------------------------------------------------- */
 
@@ -141,6 +100,8 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 	q->notification_data = virtq_features_has(config->ring.features,
 						  VIRTIO_F_NOTIFICATION_DATA);
 	q->chains = (struct chain *)(void *)((uint8_t *)memory + chains_offset());
+	for (uint32_t i = 0; i < config->ring.size; i++)
+		q->chains[i].serial = NOT_IN_FLIGHT;
 	links = (uint16_t *)(void *)((uint8_t *)memory + links_offset(config->ring.size));
 	q->segs_max = config->segs_max ? config->segs_max : UINT32_MAX;
 	if (config->indirect &&
@@ -330,28 +291,30 @@ ALWAYS_INLINE unsigned int add_singles_split(struct virtq_driver *q,
 	const struct split_ring ring = q->split.ring;
 	const uint16_t *free = q->split.free + q->room;
 	struct chain *const chains = q->chains;
-	const uint32_t avail_idx = q->split.avail_idx, slot = q->split.next_slot;
-	const uint64_t added = q->added;
-	unsigned int n = 0;
+	const uint64_t added = q->added, end = added + max;
+	/* The index and, in order, the slot of a chain, from its serial. */
+	const uint32_t to_idx = q->split.avail_idx - (uint32_t)added;
+	const uint32_t to_slot = q->split.next_slot - (uint32_t)added;
+	uint64_t serial = added;
 
-	for (; n < max; n++) {
-		const struct virtq_buffer *buf = &bufs[n];
-		uint32_t writable = buf->writable, head, len;
+	for (; serial != end; serial++, bufs++) {
+		uint32_t writable = bufs->writable, head, len;
 
-		if (UNLIKELY(!is_single(buf)))
+		if (UNLIKELY(!is_single(bufs)))
 			break;
-		len = buf->segs->len;
+		len = bufs->segs->len;
 		if (UNLIKELY(!len))
 			break;
-		head = LAYOUT_IS_IN_ORDER(layout) ? (slot + n) & ring.mask : *--free;
-		split_desc_store(&ring.desc[head], buf->segs->addr, len,
+		head = LAYOUT_IS_IN_ORDER(layout) ? ((uint32_t)serial + to_slot) & ring.mask :
+						    *--free;
+		split_desc_store(&ring.desc[head], bufs->segs->addr, len,
 				 writable * VIRTQ_DESC_F_WRITE, 0);
-		split_driver_offer(&ring, avail_idx + n, head);
-		remember(&chains[head], buf->token, added + n, writable ? len : 0, 1);
+		split_driver_offer(&ring, (uint32_t)serial + to_idx, head);
+		remember(&chains[head], bufs->token, serial, writable ? len : 0, 1);
 	}
-	q->split.next_slot = (uint16_t)((slot + n) & ring.mask);
-	q->split.avail_idx = (uint16_t)(avail_idx + n);
-	return n;
+	q->split.next_slot = (uint16_t)(((uint32_t)serial + to_slot) & ring.mask);
+	q->split.avail_idx = (uint16_t)((uint32_t)serial + to_idx);
+	return (unsigned int)(serial - added);
 }
 
 ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
@@ -359,37 +322,37 @@ ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
 					      const enum ring_layout layout)
 {
 	const struct packed_ring ring = q->packed.ring;
-	const uint16_t *free;
 	struct chain *const chains = q->chains;
-	const uint64_t added = q->added;
-	uint32_t id, slot, flags, first;
-	unsigned int n = 0;
+	const uint64_t added = q->added, end = added + max;
+	uint64_t serial = added;
+	uint32_t id, slot, flags;
+	const uint16_t *free;
 
 	/* The first head of a batch is held back. */
 	if (max && !q->packed.fill.staged && is_single(bufs) && bufs->segs->len) {
 		id = packed_driver_stage(&q->packed, bufs->segs, bufs->readable, 1, 0);
-		remember(&chains[id], bufs->token, added, bufs->writable ? bufs->segs->len : 0, 1);
-		n = 1;
+		remember(&chains[id], bufs->token, serial++,
+			 bufs->writable ? bufs->segs->len : 0, 1);
+		q->packed.fill.moved--;		/* counted below, with the others */
+		bufs++;
 	}
 	id = q->packed.fill.next_id;
 	free = &q->packed.free[q->packed.free_count];
 	slot = q->packed.fill.avail.slot;
 	flags = packed_avail_flags(q->packed.fill.avail.wrap);
-	first = n;
-	for (; n < max; n++) {
-		const struct virtq_buffer *buf = &bufs[n];
-		uint32_t writable = buf->writable, len;
+	for (; serial != end; serial++, bufs++) {
+		uint32_t writable = bufs->writable, len;
 
-		if (UNLIKELY(!is_single(buf)))
+		if (UNLIKELY(!is_single(bufs)))
 			break;
-		len = buf->segs->len;
+		len = bufs->segs->len;
 		if (UNLIKELY(!len))
 			break;
 		if (!LAYOUT_IS_IN_ORDER(layout))
 			id = *--free;
-		packed_desc_store(&ring.desc[slot], buf->segs->addr, len, id,
+		packed_desc_store(&ring.desc[slot], bufs->segs->addr, len, id,
 				  flags | writable * VIRTQ_DESC_F_WRITE);
-		remember(&chains[id], buf->token, added + n, writable ? len : 0, 1);
+		remember(&chains[id], bufs->token, serial, writable ? len : 0, 1);
 		if (LAYOUT_IS_IN_ORDER(layout) && UNLIKELY(++id == ring.size))
 			id = 0;
 		if (UNLIKELY(++slot == ring.size)) {
@@ -400,11 +363,11 @@ ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
 	if (LAYOUT_IS_IN_ORDER(layout))
 		q->packed.fill.next_id = (uint16_t)id;
 	else
-		q->packed.free_count -= n - first;
+		q->packed.free_count = (uint32_t)(free - q->packed.free);
 	q->packed.fill.avail.slot = (uint16_t)slot;
 	q->packed.fill.avail.wrap = flags == packed_avail_flags(true);
-	q->packed.fill.moved += n - first;
-	return n;
+	q->packed.fill.moved += (uint32_t)(serial - added);
+	return (unsigned int)(serial - added);
 }
 
 ALWAYS_INLINE unsigned int add_singles(struct virtq_driver *q, const struct virtq_buffer *bufs,
@@ -468,7 +431,7 @@ int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, un
 		const struct chain *chain = &q->chains[id];
 		uint64_t age = q->added - 1 - chain->serial;
 
-		if (chain->entries && age < count) {
+		if (chain->serial != NOT_IN_FLIGHT && age < count) {
 			back[age].token = chain->token;
 			back[age].written = id;
 		}
@@ -483,7 +446,7 @@ int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, un
 		else
 			split_driver_unstage(&q->split, q->room, id, chain->entries);
 		q->room += chain->entries;
-		chain->entries = 0;
+		chain->serial = NOT_IN_FLIGHT;
 	}
 	q->added -= count;
 	return (int)count;
@@ -520,7 +483,8 @@ NEVER_INLINE static int break_queue(struct virtq_driver *q, enum virtq_fault_cod
 ALWAYS_INLINE enum virtq_fault_code check_used(const struct chain *chains, uint32_t size,
 					       uint64_t published, uint32_t id, uint32_t len)
 {
-	if (UNLIKELY(id >= size || !chains[id].entries || chains[id].serial >= published))
+	/* What is not in flight has a serial that is never reached. */
+	if (UNLIKELY(id >= size || chains[id].serial >= published))
 		return VIRTQ_FAULT_USED_ID;
 	if (UNLIKELY(len > chains[id].writable_bytes))
 		return VIRTQ_FAULT_USED_LENGTH;
@@ -530,12 +494,10 @@ ALWAYS_INLINE enum virtq_fault_code check_used(const struct chain *chains, uint3
 /* Tell the caller of a used buffer; returns how many ring entries it had taken. */
 ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *done, uint32_t len)
 {
-	uint32_t entries = chain->entries;
-
 	done->token = chain->token;
 	done->written = len;
-	chain->entries = 0;
-	return entries;
+	chain->serial = NOT_IN_FLIGHT;
+	return chain->entries;
 }
 
 ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *done,
@@ -576,7 +538,7 @@ ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *don
 }
 
 ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *done,
-			     unsigned int max)
+			     unsigned int max, const bool platform)
 {
 	const struct packed_ring ring = q->packed.ring;
 	uint16_t *const free = &q->packed.free[q->packed.free_count];
@@ -590,7 +552,7 @@ ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *do
 	for (; n < max; n++) {
 		uint32_t entries;
 
-		if (!packed_driver_reap(&ring, slot, turn, &id, &len))
+		if (!packed_driver_reap(&ring, slot, turn, platform, &id, &len))
 			break;
 		fault = check_used(chains, ring.size, published, id, len);
 		if (UNLIKELY(fault))
@@ -638,7 +600,8 @@ ALWAYS_INLINE int open_batch(struct virtq_driver *q, uint32_t ready,
 	if (LAYOUT_IS_PACKED(layout)) {
 		index = q->packed.used.slot;
 		if (!packed_driver_reap(&q->packed.ring, index,
-					packed_used_flags(q->packed.used.wrap), &id, &len))
+					packed_used_flags(q->packed.used.wrap),
+					q->packed.ring.platform, &id, &len))
 			return 0;
 	} else {
 		index = q->split.used_seen;
@@ -722,7 +685,10 @@ ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 {
 	if (LAYOUT_IS_IN_ORDER(layout))
 		return get_in_order(q, done, max, layout);
-	return LAYOUT_IS_PACKED(layout) ? get_packed(q, done, max) : get_split(q, done, max);
+	if (!LAYOUT_IS_PACKED(layout))
+		return get_split(q, done, max);
+	return LIKELY(!q->packed.ring.platform) ? get_packed(q, done, max, false) :
+						  get_packed(q, done, max, true);
 }
 
 LAYOUT_EACH(get_all, (struct virtq_driver *q, struct virtq_completion *done, unsigned int max), q,
@@ -779,10 +745,10 @@ int virtq_driver_detach(struct virtq_driver *q, void **token)
 	for (; q->detach_at < q->ring.size; q->detach_at++) {
 		struct chain *chain = &q->chains[q->detach_at];
 
-		if (!chain->entries)
+		if (chain->serial == NOT_IN_FLIGHT)
 			continue;
 		*token = chain->token;
-		chain->entries = 0;
+		chain->serial = NOT_IN_FLIGHT;
 		q->taken++;
 		return 1;
 	}

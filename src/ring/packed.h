@@ -293,11 +293,11 @@ ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
  * length, read once. Only the next expected slot is looked at (2.8.2).
  */
 ALWAYS_INLINE bool packed_driver_reap(const struct packed_ring *ring, uint32_t slot, uint32_t turn,
-				      uint32_t *id, uint32_t *len)
+				      bool platform, uint32_t *id, uint32_t *len)
 {
 	struct pvirtq_desc *desc = &ring->desc[slot];
 	/* [B] acquire: pairs with the [B] release in packed_device_publish(). */
-	uint32_t flags = shm_observe16(&desc->flags, ring->platform);
+	uint32_t flags = shm_observe16(&desc->flags, platform);
 
 	if ((flags & (PACKED_AVAIL | PACKED_USED)) != turn)
 		return false;
@@ -369,10 +369,11 @@ static inline void packed_device_reset(struct packed_device *dev, struct packed_
 }
 
 /* The flags at @slot, which say whose turn it is; read once. UNTRUSTED. */
-ALWAYS_INLINE uint16_t packed_device_flags(const struct packed_ring *ring, uint32_t slot)
+ALWAYS_INLINE uint16_t packed_device_flags(const struct packed_ring *ring, uint32_t slot,
+					   bool platform)
 {
 	/* [A] acquire: pairs with the [A] release in packed_driver_publish(). */
-	return shm_observe16(&ring->desc[slot].flags, ring->platform);
+	return shm_observe16(&ring->desc[slot].flags, platform);
 }
 
 /* A private copy of one descriptor but its flags, each field read once. UNTRUSTED. */
@@ -476,7 +477,8 @@ ALWAYS_INLINE bool packed_device_arm(struct packed_device *dev)
 	dev->wish = WISH_ARMED;
 	/* [C] full: pairs with [C] in packed_driver_needs_kick(). */
 	shm_fence_kick(dev->ring.platform);
-	return packed_is_avail(packed_device_flags(&dev->ring, dev->avail.slot), dev->avail.wrap);
+	return packed_is_avail(packed_device_flags(&dev->ring, dev->avail.slot,
+						   dev->ring.platform), dev->avail.wrap);
 }
 
 ALWAYS_INLINE void packed_device_disarm(struct packed_device *dev)
