@@ -343,7 +343,7 @@ active proctype device()
 	};
 again:
 	atomic {
-		/* virtq_device_pop(): packed_device_ready() */
+		/* virtq_device_pop(): packed_device_flags() */
 		shm_observe_A(DEVICE, FLAGS(dev_avail.slot), flags);
 		if
 		:: packed_is_avail(flags, dev_avail)
@@ -461,7 +461,7 @@ arm:
 	};
 	fence_C_device();
 	atomic {
-		/* packed_device_ready() */
+		/* packed_device_flags() */
 		shm_observe_A(DEVICE, FLAGS(dev_avail.slot), flags);
 		if
 		:: recheck_C(packed_is_avail(flags, dev_avail)) -> flags = 0; goto again
