@@ -122,7 +122,7 @@ cross_file() {
 # For tests that prove nothing where another processor only plays the part of this one.
 export VIRTQ_TEST_EMULATED=qemu-user
 # qemu-user is a few times slower, and starts slowly.
-options='--timeout-multiplier 5'
+options='--timeout-multiplier 10'
 for suite in $suites; do options="$options --suite $suite"; done
 
 status=0
@@ -141,7 +141,16 @@ for arch in "$@"; do
 		status=1
 		cat "$build/$arch.log"
 	}
-	grep '^skipped: ' "$build/$arch.log" | sed "s/^/$arch: /" || :
+	# The cases of a program that are skipped for one reason, in one line.
+	awk -v arch="$arch" -F ' -- ' '/^skipped: / {
+			if (NF > 1) {
+				sub(/: not ok .*/, "", $1)
+				cases[$1 ": " $2]++
+			} else
+				print arch ": " $0
+		}
+		END { for (what in cases) print arch ": " what " (" cases[what] " cases)" }
+		' "$build/$arch.log"
 done
 
 for arch in "$@"; do

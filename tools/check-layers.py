@@ -20,16 +20,17 @@ LAYERS = ['base', 'mem', 'ring', 'dev', 'engine', 'transport']
 # Which layer each public header belongs to; spec/ and headers not named here are base's.
 PUBLIC = {
     'mem.h': 'mem', 'iotlb.h': 'mem', 'ring.h': 'ring', 'driver.h': 'ring', 'device.h': 'ring',
-    'model.h': 'dev', 'blk.h': 'dev', 'engine.h': 'engine', 'transport.h': 'transport',
-    'loopback.h': 'transport', 'vhost_user.h': 'transport',
+    'dump.h': 'ring', 'model.h': 'dev', 'blk.h': 'dev', 'engine.h': 'engine',
+    'transport.h': 'transport', 'loopback.h': 'transport', 'vhost_user.h': 'transport',
 }
 PUBLIC_BASE = {'api.h', 'error.h', 'features.h', 'notify.h', 'version.h'}
 
 # Files all of whose code runs for each request, or has to do without a heap.
 NO_HEAP_FILES = [
     'src/ring/chain.h', 'src/ring/device.c', 'src/ring/device.h', 'src/ring/driver.c',
-    'src/ring/event.h', 'src/ring/layout.h', 'src/ring/packed.h', 'src/ring/req.c',
-    'src/ring/shape.c', 'src/ring/split.h', 'src/mem/map.c', 'src/mem/map.h',
+    'src/ring/driver.h', 'src/ring/dump.c', 'src/ring/dump.h', 'src/ring/dump_device.c',
+    'src/ring/dump_driver.c', 'src/ring/event.h', 'src/ring/layout.h', 'src/ring/packed.h',
+    'src/ring/req.c', 'src/ring/shape.c', 'src/ring/split.h', 'src/mem/map.c', 'src/mem/map.h',
     'src/mem/iotlb.c', 'src/mem/iotlb.h',
     'src/base/error.c', 'src/base/check.h', 'src/base/shm.h',
 ]

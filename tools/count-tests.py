@@ -15,17 +15,20 @@ import sys
 def count(test):
     passed = failed = skipped = 0
     out = test.get("stdout") or ""
+    said = "no reason given"
     for line in out.splitlines():
         case = re.match(r"(not )?ok \d+", line)
         if not case:
+            said = line
             continue
         if "# SKIP" in line.upper():    # cmocka says "not ok" to these as well
             skipped += 1
-            print(f"skipped: {test['name']}: {line}")
+            print(f"skipped: {test['name']}: {line} -- {said}")
         elif case.group(1):
             failed += 1
         else:
             passed += 1
+        said = "no reason given"
     result = test["result"]
     if result == "SKIP":
         reason = (out.strip().splitlines() or ["no reason given"])[-1]

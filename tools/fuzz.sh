@@ -147,23 +147,70 @@ run() {
 	return $status
 }
 
-# Few inputs that reach every edge, in place of what is stored now.
+# How many inputs are stored of each target, besides those with a name of their own.
+most() {
+	case $1 in
+	device) echo 45 ;;
+	vu_backend) echo 35 ;;
+	driver) echo 30 ;;
+	vu_msg) echo 8 ;;
+	*) echo 15 ;;
+	esac
+}
+
+# merge TARGET INTO FROM...: the inputs that are needed to reach every edge that FROM reach
+merge() {
+	target=$1 into=$2
+	shift 2
+	rm -rf "$into" "$build/merge.control"
+	mkdir -p "$into"
+	"$build/tests/fuzz/fuzz-$target" -set_cover_merge=1 -use_counters=0 -max_len=8192 \
+		-merge_control_file="$build/merge.control" "$into" "$@" >"$build/merge.log" 2>&1 || {
+		tail -n 20 "$build/merge.log" >&2
+		die "cannot minimise the corpus of $target"
+	}
+	[ -n "$(find "$into" -type f)" ] || die "nothing is left of the corpus of $target"
+}
+
+# Out of a control file of libFuzzer: at most so many names, those that add most edges.
+choose() {
+	awk -v most="$1" '
+		NR == 1 { count = $1; next }
+		NR == 2 { next }
+		NR <= count + 2 { name[NR - 3] = $0; next }
+		$1 == "FT" { edges[$2] = $0; gain[$2] = NF - 2 }
+		END {
+			while (most > 0) {
+				best = ""
+				for (i in gain)
+					if (best == "" || gain[i] > gain[best]) best = i
+				if (best == "" || !gain[best]) break
+				# The gain may be less by now: it was counted before others were chosen.
+				n = split(edges[best], e, " ")
+				fresh = 0
+				for (i = 3; i <= n; i++) fresh += !(e[i] in have)
+				if (fresh < gain[best]) { gain[best] = fresh; continue }
+				for (i = 3; i <= n; i++) have[e[i]]
+				print name[best]
+				delete gain[best]
+				most--
+			}
+		}
+	' "$2"
+}
+
+# Few inputs that reach nearly every edge, in place of those stored now that have no name of their own.
 minimise() {
 	build_targets
 	for target in $targets; do
 		stored=tests/fuzz/corpus/$target fresh=$build/minimised/$target
-		rm -rf "$fresh"
-		mkdir -p "$fresh" "$stored" "$build/corpus/$target"
-		"$build/tests/fuzz/fuzz-$target" -set_cover_merge=1 -use_counters=0 \
-			-max_len="$(longest "$target")" \
-			"$fresh" "$stored" "$build/corpus/$target" >"$build/minimise.log" 2>&1 || {
-			tail -n 20 "$build/minimise.log" >&2
-			die "cannot minimise the corpus of $target"
-		}
-		[ -n "$(ls "$fresh")" ] || die "nothing is left of the corpus of $target"
-		rm -rf "$stored"
-		cp -r "$fresh" "$stored"
-		say "$target: $(ls "$stored" | wc -l) inputs, $(cat "$stored"/* | wc -c) bytes"
+		mkdir -p "$stored" "$build/corpus/$target"
+		merge "$target" "$fresh" "$stored" "$build/corpus/$target"
+		# Once more, only to learn which edges each of the few reaches.
+		merge "$target" "$fresh.again" "$fresh"
+		find "$stored" -type f | grep -E '/[0-9a-f]{40}$' | xargs -r rm --
+		choose "$(most "$target")" "$build/merge.control" | xargs -r cp -t "$stored" --
+		say "$target: $(find "$stored" -type f | wc -l) inputs, $(cat "$stored"/* | wc -c) bytes"
 	done
 }
 

@@ -6,6 +6,7 @@
 #include <virtq/blk.h>
 #include <virtq/device.h>
 #include <virtq/driver.h>
+#include <virtq/dump.h>
 #include <virtq/engine.h>
 #include <virtq/features.h>
 #include <virtq/iotlb.h>

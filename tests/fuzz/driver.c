@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include <virtq/driver.h>
+#include <virtq/dump.h>
 #include <virtq/spec/ring.h>
 #include <virtq/spec/virtio.h>
 
@@ -105,7 +106,7 @@ static struct buffer *free_buffer(struct run *r)
 
 /* ---- The device --------------------------------------------------------- */
 
-/* Take over the head of the list that was published next. UNTRUSTED even here: the ring may be spoilt. */
+/* Note the id of the list that was published next, which a spoilt ring may say wrongly. */
 static void follow(struct run *r, struct buffer *b)
 {
 	uint32_t size = r->config.ring.size;
@@ -481,9 +482,19 @@ static void do_arm(struct run *r)
 		FUZZ_CHECK(rc == (r->used.count > 0));
 }
 
+static void on_line(void *arg, const char *text)
+{
+	++*(unsigned int *)arg;
+	FUZZ_CHECK(strlen(text) <= VIRTQ_DUMP_COLUMNS && !strchr(text, '\n'));
+}
+
 static void do_ask(struct run *r)
 {
 	uint32_t position = virtq_driver_position(r->q), size = r->config.ring.size;
+	unsigned int lines = 0;
+
+	virtq_driver_dump(r->q, on_line, &lines);
+	FUZZ_CHECK(lines > 1 && lines < 200);
 
 	FUZZ_CHECK((virtq_driver_kick_data(r->q, 7) & 0xffff) == 7);
 	if (!r->packed) {

@@ -63,7 +63,7 @@ bool memory_grants(const struct memory *m, const void *p, size_t len, unsigned i
 /* Where the device would find address @gpa, or NULL, and how many bytes follow it there. */
 uint8_t *memory_at(const struct memory *m, uint64_t gpa, unsigned int access, uint64_t *follow);
 
-/* Write to memory by address, across regions whatever they grant; what is in no region is dropped. */
+/* Write by address, across regions whatever they grant; what is in no region is dropped. */
 void memory_poke(const struct memory *m, uint64_t gpa, const void *src, size_t len);
 
 #endif

@@ -182,7 +182,9 @@ static void spoil(struct run *r, struct vuser_msg *msg)
 
 /* ---- The socket --------------------------------------------------------- */
 
-static void send_piece(struct run *r, const uint8_t *from, size_t bytes, const struct vuser_msg *msg)
+/* Some bytes; with @msg they carry its descriptors. */
+static void send_piece(struct run *r, const uint8_t *from, size_t bytes,
+		       const struct vuser_msg *msg)
 {
 	union { char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))]; struct cmsghdr align; } control;
 	unsigned int count = msg ? msg->fd_count : 0;

@@ -93,11 +93,25 @@ static inline int back_within(struct queue *q, unsigned int ms)
 	return -1;
 }
 
-static inline bool signalled(int fd)
+static inline bool signalled_within(int fd, int ms)
 {
 	struct pollfd p = { fd, POLLIN, 0 };
 
-	return poll(&p, 1, 0) == 1;
+	return poll(&p, 1, ms) == 1;
+}
+
+static inline bool signalled(int fd)
+{
+	return signalled_within(fd, 0);
+}
+
+/* A slow request stays in the device while others come and go. */
+static inline void skip_unless_requests_overlap(const struct rig *r)
+{
+	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
+		print_message("no io_uring here: nothing can be in flight\n");
+		skip();
+	}
 }
 
 /* Lets a slow request go after a while, on a thread of its own. */
@@ -161,6 +175,7 @@ static inline void *look(void *arg)
 		};
 		struct cmsghdr *c;
 		uint64_t features = BIT_30 | layouts[1] | BIT(VIRTIO_F_RING_RESET);
+		uint64_t protocol = BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK);
 		int fds[8], got = 0;
 
 		if (recvmsg(l->sockets[1], &in, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof(header) ||
@@ -210,7 +225,7 @@ static inline void *look(void *arg)
 			reply.value[0] = words[0];
 			reply.value[1] = 0x00010001;	/* in mid-lap: not where it began */
 		} else if (header[0] == VHOST_USER_GET_PROTOCOL_FEATURES) {
-			reply.value[0] = 1u << VHOST_USER_PROTOCOL_F_REPLY_ACK;
+			memcpy(reply.value, &protocol, 8);
 		} else if (!(header[1] & VHOST_USER_NEED_REPLY_MASK)) {
 			continue;
 		}
