@@ -199,7 +199,7 @@ choose() {
 	' "$2"
 }
 
-# Few inputs that reach nearly every edge, in place of those stored now that have no name of their own.
+# Few inputs that reach nearly every edge, in place of those stored; what has a name stays.
 minimise() {
 	build_targets
 	for target in $targets; do

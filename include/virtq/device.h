@@ -64,7 +64,7 @@ struct virtq_cursor {
  * @wr:      device-writable bytes not filled yet
  * @written: length to report when pushed: the prefix of the writable part that
  *           was filled without a gap (2.7.8.2); kept by virtq_req_write() and
- *           virtq_req_wrote(), 0 at first
+ *           virtq_req_wrote(), 0 at first. A device may lower it, not raise it
  * @queue:   where it came from
  * @slot:    its number, below the queue size, free for the next pop after push
  * @id:      the head (split) or buffer id (packed) that will be echoed

@@ -241,8 +241,8 @@ VIRTQ_API void virtq_driver_stop(struct virtq_driver *q);
  * @token: receives the token of one buffer
  *
  * Return: 1 and a token; 0 when nothing is left; -EBUSY if something was
- *	published and virtq_driver_stop() not called since. Each buffer comes back exactly once, here or from
- *	virtq_driver_get().
+ *	published and virtq_driver_stop() not called since. Each buffer comes
+ *	back exactly once, here or from virtq_driver_get().
  * Thread: the owner. Spec: VIRTIO 1.4, 3.3.1. Since: 0.1
  */
 VIRTQ_API int virtq_driver_detach(struct virtq_driver *q, void **token);

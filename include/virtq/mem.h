@@ -161,7 +161,7 @@ VIRTQ_API int virtq_map_init(void *memory, struct virtq_map **out,
 
 /** virtq_map_ref - one more holder of @map. Thread: any. */
 VIRTQ_API void virtq_map_ref(struct virtq_map *map);
-/** virtq_map_unref - one holder fewer; the last releases the mappings. NULL is fine. Thread: any. */
+/** virtq_map_unref - one holder fewer; the last lets the mappings go. NULL is fine. Thread: any. */
 VIRTQ_API void virtq_map_unref(struct virtq_map *map);
 
 /** virtq_map_regions - the table, sorted by address, and its length in @count. */

@@ -82,7 +82,7 @@ VIRTQ_API struct virtq_features virtq_ring_features_usual(void);
 enum virtq_fault_code {
 	VIRTQ_FAULT_NONE = 0,
 	/* seen by the device end */
-	VIRTQ_FAULT_AVAIL_IDX,		/* index claims more than the ring holds; value: the index */
+	VIRTQ_FAULT_AVAIL_IDX,		/* claims more than the ring holds; value: the index */
 	VIRTQ_FAULT_HEAD_RANGE,		/* head not below the size; value: the head */
 	VIRTQ_FAULT_HEAD_BUSY,		/* head offered again while in flight; value: the head */
 	VIRTQ_FAULT_NEXT_RANGE,		/* next outside its table; value: next */
@@ -95,7 +95,7 @@ enum virtq_fault_code {
 	VIRTQ_FAULT_INDIRECT_NESTED,	/* INDIRECT inside a table; value: flags */
 	VIRTQ_FAULT_INDIRECT_NEXT,	/* INDIRECT together with NEXT; value: flags */
 	VIRTQ_FAULT_INDIRECT_LENGTH,	/* 0, no multiple of 16, or over the limit; value: bytes */
-	VIRTQ_FAULT_ADDRESS,		/* outside memory, or access denied; value: first such byte */
+	VIRTQ_FAULT_ADDRESS,		/* no memory, or denied; value: first such byte */
 	VIRTQ_FAULT_RING_MEMORY,	/* the peer took memory away; value: 0 */
 	/* seen by the driver end */
 	VIRTQ_FAULT_USED_IDX,		/* more used than was published; value: the index */

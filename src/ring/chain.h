@@ -13,8 +13,6 @@
 
 #include "ring/device.h"
 
-#define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
-
 /* A chain being walked. */
 struct walk {
 	struct virtq_span *spans;	/* where elements go */

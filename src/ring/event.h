@@ -29,8 +29,8 @@ ALWAYS_INLINE bool event_crossed(uint16_t event, uint16_t now, uint16_t old)
 /*
  * Packed (2.8.10): does the peer, whose event structure is @peer, want to hear
  * of the @moved slots that end before slot @now, whose lap has wrap bit @wrap?
- * More than @size says that nobody counted. UNTRUSTED: what cannot be is taken for "yes", which costs a signal and
- * never stalls.
+ * More than @size says that nobody counted. UNTRUSTED: what cannot be is taken
+ * for "yes", which costs a signal and never stalls.
  */
 ALWAYS_INLINE bool packed_event_wanted(const struct pvirtq_event_suppress *peer,
 				       bool event_idx, uint16_t now, bool wrap,

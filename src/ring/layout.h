@@ -46,6 +46,9 @@ enum ring_layout {
 	} \
 	__builtin_unreachable()
 
+/* No chain may hold more bytes (2.7.5.2). */
+#define MAX_CHAIN_BYTES ((uint64_t)1 << 32)
+
 /* Which layout the negotiated features ask for (F-021). */
 enum ring_layout ring_layout_of(struct virtq_features features);
 

@@ -285,7 +285,8 @@ ALWAYS_INLINE bool packed_driver_needs_kick(struct packed_driver *drv)
 	 */
 	shm_fence_kick(drv->ring.platform);
 	return packed_event_wanted(drv->ring.device_event, drv->ring.event_idx,
-				   drv->fill.avail.slot, drv->fill.avail.wrap, moved, drv->ring.size);
+				   drv->fill.avail.slot, drv->fill.avail.wrap, moved,
+				   drv->ring.size);
 }
 
 /*

@@ -5,6 +5,7 @@
  */
 #include "rig.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define ELEMS_MAX 4u
@@ -162,7 +163,10 @@ static void test_work_that_does_not_fit(void **state)
 	rig_close(&r);
 }
 
-/* S-DRV-047: no errors are invented, and none hidden: a broken ring and a detached one say so. */
+/*
+ * A broken queue and a detached one say so. L-036: of what was added, shown or
+ * not, each buffer comes back once, by unadd or by detach.
+ */
 static void test_broken_and_detached(void **state)
 {
 	const struct shape *shape = *state;
@@ -171,7 +175,7 @@ static void test_broken_and_detached(void **state)
 	void *token;
 	struct rig r;
 
-	/* Broken by a device that returns an id there is not. */
+	/* The device returns an id there is not. */
 	rig_open(&r, shape, RIG_DRIVER);
 	assert_int_equal(add(&r, 1, 0), 1);
 	virtq_driver_publish(r.driver);
@@ -179,12 +183,12 @@ static void test_broken_and_detached(void **state)
 	if (shape->packed) {
 		uint32_t at = shape->moved ? shape->start : 0;
 
-		put16(r.desc.device + 16 * (size_t)at + 12, 0x7fff);
+		put16(r.desc.device + 16 * (size_t)at + 12, 0xffff);
 		put16(r.desc.device + 16 * (size_t)at + 14, shape->moved ? 0 : F_AVAIL | F_USED);
 	} else {
 		uint16_t at = get16(used_idx(&r));
 
-		put32(used_ring(&r, at), 0x7fff);
+		put32(used_ring(&r, at), 0x7fffffff);
 		put16(used_idx(&r), (uint16_t)(at + 1));
 	}
 	memset(back, 0xa5, sizeof(back));
@@ -194,7 +198,6 @@ static void test_broken_and_detached(void **state)
 	assert_int_equal(virtq_driver_in_flight(r.driver), 2);
 	rig_close(&r);
 
-	/* Detached: each buffer comes back once, by one of the two. */
 	rig_open(&r, shape, RIG_DRIVER);
 	for (uintptr_t i = 0; i < 2; i++)
 		assert_int_equal(add(&r, 1, i), 1);
@@ -238,7 +241,7 @@ static void expect_unavailable(struct rig *r, uint32_t from)
 }
 
 /*
- * P-DRV-013: from every slot of two laps, some lists staged and the youngest taken
+ * From every slot of two laps, some lists staged and the youngest taken
  * back: their slots are not the device's, neither now nor when the others are
  * published; and those come whole.
  */
@@ -310,8 +313,6 @@ static void test_completions_between(void **state)
 			assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
 			assert_int_equal(token_value(done.token), i);
 		}
-		if (half <= half / 2)
-			unadd(&r, extra / 2, 100000 + extra - 1);
 		unadd(&r, extra - extra / 2, 100000 + extra - extra / 2 - 1);
 		assert_int_equal(virtq_driver_room(r.driver), size);
 
@@ -346,7 +347,8 @@ struct flight {
 
 struct twins {
 	struct rig with, without;
-	struct flight *flights;		/* by token */
+	struct flight flights[64];	/* by token */
+	uint32_t waiting[64], waiting_count;	/* tokens, in the order of publication */
 	uint32_t next;			/* index or slot of the next chain to be published */
 	uint64_t seed;
 };
@@ -378,11 +380,11 @@ static void compare_chain(struct twins *t, const struct flight *f)
 }
 
 /*
- * All that the standard fixes: the index and flags, the available entries of the
- * last lap, event words, the Device Area, and the chains that are the device's.
- * Not fixed, and not compared, are descriptors and tables that are nobody's,
- * available entries not offered yet, and in packed rings everything in a free slot
- * but that it is not available.
+ * All that the standard fixes: the index and flags, the available entries that
+ * the device has still to read, event words, the Device Area, and the chains that
+ * are in flight. Not fixed, and not compared, are descriptors and tables that are
+ * nobody's, available entries that wait to be filled, and in packed rings
+ * everything in a free slot but that it is not available.
  */
 static void compare_twins(struct twins *t)
 {
@@ -399,18 +401,16 @@ static void compare_twins(struct twins *t)
 		assert_memory_equal(a->driver_area.driver, b->driver_area.driver,
 				    a->driver_area.bytes);
 		for (uint32_t i = 0; i < shape->size; i++)
-			assert_int_equal(available(a, i, position & 0x7fff, position >> 15 & 1) &&
-					 i >= 1, available(b, i, position & 0x7fff,
-							   position >> 15 & 1) && i >= 1);
+			assert_int_equal(available(a, i, position & 0x7fff, position >> 15 & 1),
+					 available(b, i, position & 0x7fff, position >> 15 & 1));
 	} else {
 		uint16_t idx = get16(avail_idx(b));
 
 		assert_memory_equal(a->driver_area.driver, b->driver_area.driver, 4);
 		if (shape->event_idx)
 			assert_memory_equal(used_event(a), used_event(b), 2);
-		for (uint32_t i = 1; i <= shape->size && i <= (idx & 0x7fff); i++)
-			assert_int_equal(get16(avail_ring(a, (uint16_t)(idx - i))),
-					 get16(avail_ring(b, (uint16_t)(idx - i))));
+		for (uint16_t i = (uint16_t)position; i != idx; i++)
+			assert_int_equal(get16(avail_ring(a, i)), get16(avail_ring(b, i)));
 	}
 }
 
@@ -445,6 +445,7 @@ static void note_flights(struct twins *t, const uint32_t *staged, const uint32_t
 	for (uint32_t i = 0; i < count; i++) {
 		struct flight *f = &t->flights[staged[i]];
 
+		t->waiting[t->waiting_count++] = staged[i];
 		f->live = true;
 		f->entries = entries[i];
 		f->at = b->shape.packed ? t->next : get16(avail_ring(b, (uint16_t)t->next));
@@ -462,7 +463,7 @@ static void test_no_trace(void **state)
 {
 	const struct shape *matrix_shape = *state;
 	struct shape shape = *matrix_shape;
-	uint32_t steps = shape.size > 256 ? 30 : 600, chains = 0, in_vain = 0;
+	uint32_t steps = shape.size > 256 ? 60 : 1500, chains = 0, in_vain = 0;
 	uint32_t staged[64], entries[64], staged_count = 0, loan_count = 0, spare_count = 0;
 	struct virtq_req *loans[2][64];
 	uint32_t spare[64];
@@ -472,8 +473,6 @@ static void test_no_trace(void **state)
 	shape.notification_data = true;
 	memset(&t, 0, sizeof(t));
 	t.seed = shape.size * 77 + shape.packed;
-	t.flights = calloc(64, sizeof(*t.flights));
-	assert_non_null(t.flights);
 	rig_open(&t.with, &shape, RIG_BOTH);
 	rig_open(&t.without, &shape, RIG_BOTH);
 	t.next = shape.moved ? shape.start : 0;
@@ -513,8 +512,14 @@ static void test_no_trace(void **state)
 			for (uint32_t i = 0; i < 2; i++)
 				rc[i] = virtq_device_pop(rigs[i]->device, loans[i] + loan_count, 4);
 			assert_int_equal(rc[0], rc[1]);
-			for (int i = 0; i < rc[0]; i++, loan_count++)
+			for (int i = 0; i < rc[0]; i++, loan_count++) {
 				assert_int_equal(loans[0][loan_count]->id, loans[1][loan_count]->id);
+				/* The device may mark others used in its slots from now on. */
+				if (shape.packed)
+					t.flights[t.waiting[i]].live = false;
+			}
+			t.waiting_count -= (uint32_t)rc[0];
+			memmove(t.waiting, t.waiting + rc[0], t.waiting_count * sizeof(t.waiting[0]));
 		} else if (what < 7 && loan_count) {
 			n = rnd(&t.seed, loan_count);
 			loan_count--;
@@ -545,10 +550,9 @@ static void test_no_trace(void **state)
 				compare_chain(&t, &t.flights[i]);
 	}
 	/* It was a test. */
-	assert_true(chains >= steps / 20 && in_vain >= steps / 20);
+	assert_true(chains >= steps / 60 && in_vain >= steps / 60);
 	rig_close(&t.with);
 	rig_close(&t.without);
-	free(t.flights);
 }
 
 int main(void)
@@ -573,10 +577,10 @@ int main(void)
 	matrix_add(&m, "youngest first", test_youngest_first, all);
 	matrix_add(&m, "work that does not fit", test_work_that_does_not_fit,
 		   all | AT_LEAST_5 | NOT_HUGE);
-	matrix_add(&m, "broken and detached", test_broken_and_detached, all | AT_LEAST_5);
-	matrix_add_shapes(&m, "P-DRV-013 the device sees the rest", test_device_sees_the_rest,
+	matrix_add(&m, "L-036 broken and detached", test_broken_and_detached, all | AT_LEAST_5);
+	matrix_add_shapes(&m, "the device sees the rest", test_device_sees_the_rest,
 			  small, count);
 	matrix_add(&m, "completions between", test_completions_between, all | AT_LEAST_2);
-	matrix_add(&m, "S-DRV-028 P-DRV-013 no trace", test_no_trace, all);
+	matrix_add(&m, "no trace", test_no_trace, all);
 	return matrix_run(&m, "taking back what was added");
 }
