@@ -69,12 +69,11 @@ NEVER_INLINE static int walk_add_slow(struct virtq_device *q, struct walk *w, ui
 	/* Nothing to access, so the address is not looked at (S-DEV-029). */
 	while (len) {
 		struct virtq_span piece;
-		int rc = 0;
+		/* Looked up first: what is not known yet says nothing of how many pieces it is. */
+		int rc = find_piece(q, addr, len, access, &piece, &q->hit, w->index);
 
-		if (w->count == w->limit)
+		if (!rc && w->count == w->limit)
 			rc = walk_grow(q, w);
-		if (!rc)
-			rc = find_piece(q, addr, len, access, &piece, &q->hit, w->index);
 		if (rc)
 			return rc;
 		w->spans[w->count++] = piece;

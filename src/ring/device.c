@@ -69,7 +69,7 @@ static struct mem_hit first_hit(const struct virtq_device *q)
 	return (struct mem_hit){ r->gpa, r->size_bytes, r->host, r->access };
 }
 
-static int check_config(const struct virtq_device_config *config, struct virtq_error *err)
+int device_check(const struct virtq_device_config *config, struct virtq_error *err)
 {
 	if (!config->map)
 		return error_set(err, -EINVAL, "a device end needs a memory map");
@@ -92,7 +92,7 @@ int virtq_device_init(void *memory, struct virtq_device **out,
 	uint8_t *base = memory;
 	uint32_t position = ring_position_start(config->ring.features);
 	struct parts p;
-	int rc = check_config(config, err);
+	int rc = device_check(config, err);
 
 	if (!rc && config->position) {
 		position = *config->position;

@@ -61,6 +61,9 @@ struct virtq_device {
 	struct virtq_ring ring;
 };
 
+/* Can such a device end be? 0, or -EINVAL and why. */
+int device_check(const struct virtq_device_config *config, struct virtq_error *err);
+
 /* Note what the driver did; the queue is broken from now on. Returns -EBADMSG. */
 int device_break(struct virtq_device *q, enum virtq_fault_code code, uint32_t index,
 		 uint64_t value);

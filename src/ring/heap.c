@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "ring/layout.h"
+#include "ring/device.h"
 
 #define CACHE_LINE 64
 
@@ -43,7 +43,7 @@ void virtq_driver_destroy(struct virtq_driver *q)
 int virtq_device_create(struct virtq_device **out, const struct virtq_device_config *config,
 			struct virtq_error *err)
 {
-	int rc = ring_check(&config->ring, err);
+	int rc = device_check(config, err);
 	void *memory;
 
 	if (rc)

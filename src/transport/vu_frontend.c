@@ -453,8 +453,10 @@ static int frontend_stop(struct virtq_transport *t, unsigned int index, uint32_t
 	if (base.index != index)
 		rc = error_set(err, -EPROTO, "the back end stopped queue %u instead of %u",
 			       base.index, index);
-	else if (ring_position_check(ring->features, ring->size, base.num, err))
-		rc = -EPROTO;
+	else if (ring_position_check(ring->features, ring->size, base.num, NULL))
+		rc = error_set(err, -EPROTO,
+			       "the back end stopped queue %u of %u entries at 0x%x, where no ring can be",
+			       index, ring->size, base.num);
 	if (rc)
 		return hang_up(fe, rc);
 	*position = base.num;
