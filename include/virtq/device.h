@@ -130,6 +130,9 @@ VIRTQ_API const struct virtq_ring *virtq_device_ring(const struct virtq_device *
  * Return: the number of requests taken; 0 if none is available; or
  *	-ENOSPC    the next chain is long and all blocks for long chains are on
  *	           loan; push one, then try again
+ *	-EAGAIN    the next chain names an address that the IOTLB does not know
+ *	           yet, see virtq_device_miss(). The chain waits in the ring, and
+ *	           what is behind it too: pop again after the update
  *	-EBADMSG   the driver broke the ring. The queue stays broken until it is
  *	           made anew; virtq_device_fault() says what was wrong and where.
  * Thread: the owner. Does not block, allocate, or make system calls.
@@ -215,7 +218,8 @@ VIRTQ_API int virtq_device_publish(struct virtq_device *q);
  * @q: the queue
  *
  * Return: 1 if one is there already: pop it, the kick may not come; 0 if it is
- *	safe to sleep.
+ *	safe to sleep. A chain that -EAGAIN, -ENOSPC or virtq_device_unpop() left
+ *	in the ring is there, too: what it waits for will not kick.
  * Thread: the owner. Order: [C]. Spec: VIRTIO 1.4, 2.7.10, 2.8.15. Since: 0.1
  */
 VIRTQ_API int virtq_device_arm(struct virtq_device *q);
@@ -243,7 +247,12 @@ VIRTQ_API uint32_t virtq_device_in_flight(const struct virtq_device *q);
 VIRTQ_API int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 				   const struct virtq_ring *ring);
 
-/** virtq_device_position - where to go on; see virtq_driver_position(). */
+/**
+ * virtq_device_position - where to go on; see virtq_driver_position()
+ *
+ * What is on loan counts as taken, what was pushed and not published as not
+ * used: at a quiet point there is neither.
+ */
 VIRTQ_API uint32_t virtq_device_position(const struct virtq_device *q);
 
 /** virtq_device_fault - why the queue is broken; code VIRTQ_FAULT_NONE if it is not. */

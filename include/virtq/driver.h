@@ -30,7 +30,8 @@ struct virtq_driver;
  *            bytes, aligned to 16; NULL for none
  * @indirect_addr: where the device sees that memory
  * @indirect_entries: entries per table. If INDIRECT_DESC was negotiated, chains
- *            of 2..this many elements may go indirect and take one ring entry
+ *            of 2..this many elements may go indirect and take one ring entry;
+ *            no more than @ring.size (2.7.5.3.1)
  * @indirect_from: chains of this many elements and more always do; shorter ones
  *            only while less than half of the ring is free. 0: 4
  * @segs_max: longest chain that virtq_driver_add() takes, in elements, such as
@@ -251,7 +252,8 @@ VIRTQ_API int virtq_driver_detach(struct virtq_driver *q, void **token);
  * virtq_driver_position - where the device goes on, as transports encode it
  *
  * Split: bits 0-15 next available index. Packed: bits 0-14 next available
- * slot, 15 its wrap counter, 16-30 next used slot, 31 its wrap counter.
+ * slot, 15 its wrap counter, 16-30 next used slot, 31 its wrap counter. What was
+ * added and not published does not count.
  */
 VIRTQ_API uint32_t virtq_driver_position(const struct virtq_driver *q);
 

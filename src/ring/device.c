@@ -69,6 +69,18 @@ static struct mem_hit first_hit(const struct virtq_device *q)
 	return (struct mem_hit){ r->gpa, r->size_bytes, r->host, r->access };
 }
 
+/* Is it more than memory has addresses for? With 64 bits nothing is. */
+static bool too_large(const struct virtq_device_config *config)
+{
+	uint64_t size = config->ring.size;
+	uint64_t longest = config->max_segs ? config->max_segs : size > 1024 ? size : 1024;
+	uint64_t chains = config->long_chains ? config->long_chains : 64;
+
+	/* A slot and what goes with it; the rest is within a page. */
+	return chains * (longest * sizeof(struct virtq_span) + 2) +
+	       size * (INLINE_BYTES + config->req_bytes + 256) + 4096 > PTRDIFF_MAX;
+}
+
 int device_check(const struct virtq_device_config *config, struct virtq_error *err)
 {
 	if (!config->map)
@@ -77,7 +89,7 @@ int device_check(const struct virtq_device_config *config, struct virtq_error *e
 		return error_set(err, -EINVAL, "request structs of %u bytes are too small",
 				 config->req_bytes);
 	if (config->req_bytes > 65536 || config->long_chains >= NO_BLOCK ||
-	    config->max_segs > 1u << 20)
+	    config->max_segs > 1u << 20 || too_large(config))
 		return error_set(err, -EINVAL,
 				 "request structs over 64 KiB, 65535 long chains or chains over 2^20 elements are too many");
 	return ring_check(&config->ring, err);
@@ -174,11 +186,12 @@ int virtq_device_set_map(struct virtq_device *q, struct virtq_map *map,
 	}
 	if (loans && !old)
 		return -EBUSY;
+	/* Before the old one goes: it may be the same. */
+	virtq_map_ref(map);
 	if (loans)
 		*old = (struct old_map){ q->map, loans, q->sequence };
 	else
 		virtq_map_unref(q->map);
-	virtq_map_ref(map);
 	q->map = map;
 	q->map_since = q->sequence;
 	q->hit = first_hit(q);
@@ -824,7 +837,7 @@ struct virtq_fault virtq_device_fault(const struct virtq_device *q)
 uint32_t virtq_device_position(const struct virtq_device *q)
 {
 	if (LAYOUT_IS_PACKED(q->layout))
-		return (uint32_t)packed_off_wrap(q->packed.give.used) << 16 |
+		return (uint32_t)packed_device_shown(&q->packed) << 16 |
 		       packed_off_wrap(q->packed.avail);
 	return q->split.avail_seen;
 }

@@ -791,6 +791,6 @@ uint32_t virtq_driver_position(const struct virtq_driver *q)
 {
 	if (LAYOUT_IS_PACKED(q->layout))
 		return (uint32_t)packed_off_wrap(q->packed.used) << 16 |
-		       packed_off_wrap(q->packed.fill.avail);
+		       packed_driver_next(&q->packed);
 	return q->split.avail_published;
 }

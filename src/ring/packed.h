@@ -81,6 +81,21 @@ ALWAYS_INLINE uint16_t packed_off_wrap(struct packed_cursor at)
 	return (uint16_t)(at.slot | (at.wrap ? 1u << 15 : 0));
 }
 
+/*
+ * Where the other side stands when this one has staged up to @at, from
+ * @first_slot on if it has @staged anything; as off_wrap.
+ */
+ALWAYS_INLINE uint16_t packed_first_staged(struct packed_cursor at, bool staged,
+					   uint16_t first_slot)
+{
+	if (staged) {
+		/* The lap before this one, if what is staged goes round the end. */
+		at.wrap = at.wrap == (at.slot > first_slot);
+		at.slot = first_slot;
+	}
+	return packed_off_wrap(at);
+}
+
 static inline struct packed_cursor packed_cursor_of(uint16_t off_wrap)
 {
 	struct packed_cursor at = { off_wrap & 0x7fff, off_wrap >> 15 };
@@ -262,14 +277,7 @@ ALWAYS_INLINE void packed_driver_publish(struct packed_driver *drv)
 /* Where the next list not yet offered will begin, as off_wrap (2.9). */
 ALWAYS_INLINE uint16_t packed_driver_next(const struct packed_driver *drv)
 {
-	struct packed_cursor at = drv->fill.avail;
-
-	if (drv->fill.staged) {
-		/* The lap before this one, if what is staged goes round the end. */
-		at.wrap = at.wrap == (at.slot > drv->fill.staged_slot);
-		at.slot = drv->fill.staged_slot;
-	}
-	return packed_off_wrap(at);
+	return packed_first_staged(drv->fill.avail, drv->fill.staged, drv->fill.staged_slot);
 }
 
 /* Must the driver notify the device of what it has just published (2.8.21.3)? */
@@ -430,6 +438,12 @@ ALWAYS_INLINE void packed_device_stage(struct packed_device *dev, uint32_t id, u
 	}
 	packed_advance(&give->used, count, dev->ring.size);
 	give->moved += count;
+}
+
+/* Up to where the driver has been shown what is used, as off_wrap. */
+ALWAYS_INLINE uint16_t packed_device_shown(const struct packed_device *dev)
+{
+	return packed_first_staged(dev->give.used, dev->give.staged, dev->give.staged_slot);
 }
 
 ALWAYS_INLINE bool packed_device_staged(const struct packed_device *dev)

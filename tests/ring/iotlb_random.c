@@ -438,7 +438,7 @@ static bool step(struct world *w)
 	}
 }
 
-/* F-017, VU-BE-088, VU-BE-090: what comes is what is known at that moment, by the model. */
+/* VU-BE-090: what comes is what is known at that moment, by the model. */
 static void test_random(void **state)
 {
 	uint64_t misses = 0, pops = 0, denied = 0;
@@ -489,7 +489,7 @@ int main(void)
 	};
 	struct matrix m = { 0 };
 
-	matrix_add_shapes(&m, "F-017 translations at random", test_random, shapes,
+	matrix_add_shapes(&m, "translations at random", test_random, shapes,
 			  sizeof(shapes) / sizeof(shapes[0]));
 	return matrix_run(&m, "IOTLB at random");
 }

@@ -360,4 +360,29 @@ static inline void finish(struct world *w, const struct elem *e, uint32_t count,
 		}
 }
 
+/* ---- Shapes beside those of the table --------------------------------------------- */
+
+#define PLATFORM_SHAPES 6u
+
+/* ORDER_PLATFORM. */
+static inline void platform_shapes(struct shape *shapes)
+{
+	static const struct shape all[PLATFORM_SHAPES] = {
+		{ .size = 8, .event_idx = true, .name = "split platform" },
+		{ .size = 8, .indirect = true, .moved = true, .start = 65533,
+		  .name = "split platform indirect from 65533" },
+		{ .packed = true, .size = 7, .event_idx = true, .name = "packed platform" },
+		{ .packed = true, .size = 7, .indirect = true, .moved = true, .start = 6,
+		  .name = "packed platform indirect mid-lap" },
+		{ .size = 8, .in_order = true, .indirect = true,
+		  .name = "split platform in order" },
+		{ .packed = true, .size = 7, .in_order = true, .indirect = true,
+		  .name = "packed platform in order" },
+	};
+
+	memcpy(shapes, all, sizeof(all));
+	for (uint32_t i = 0; i < PLATFORM_SHAPES; i++)
+		shapes[i].platform = true;
+}
+
 #endif

@@ -21,7 +21,7 @@ struct world {
 	struct virtq_seg segs[SEGS_MAX];
 };
 
-/* A driver with @policy over memory for tables, which is there whether they are negotiated or not. */
+/* A driver with @policy; memory for tables is there whether they are negotiated or not. */
 static void open_with(struct world *w, const struct shape *shape, struct policy policy)
 {
 	struct rig *r = &w->r;
@@ -170,25 +170,18 @@ static void test_by_length(void **state)
 /* With any room left, from all to none, chains of any length, under @policy. */
 static void all_rooms(const struct shape *shape, struct policy policy)
 {
-	/* In a large ring: where something changes. */
-	uint32_t size = shape->size, step = size > 64 ? 5 : 1;
+	uint32_t size = shape->size;
 	struct world w;
 
 	open_with(&w, shape, policy);
-	for (uint32_t room = size;; room -= step) {
-		while (virtq_driver_room(w.r.driver) > room) {
-			assert_int_equal(add(&w, 1, 1), 1);
-			w.at = shape->packed ? (w.at + 1) % size : (w.at + 1) & 0xffff;
-		}
+	for (uint32_t room = size + 1; room-- > 0;) {
+		assert_int_equal(virtq_driver_room(w.r.driver), room);
 		for (uint32_t count = 1; count <= 12; count++)
 			if (try(&w, count, 0) > 0)
 				take_back(&w);
-		if (size > 64)
-			step = room > size / 2 + 8 || (room < size / 2 - 8 && room > 24) ? 5 : 1;
-		if (room < step)
-			break;
+		assert_int_equal(add(&w, 1, 1), room ? 1 : -ENOSPC);
+		w.at = shape->packed ? (w.at + 1) % size : (w.at + 1) & 0xffff;
 	}
-	assert_int_equal(virtq_driver_room(w.r.driver), 0);
 	rig_close(&w.r);
 }
 
@@ -199,15 +192,13 @@ static void all_rooms(const struct shape *shape, struct policy policy)
  */
 static void test_by_room(void **state)
 {
-	static const uint32_t entries[] = { 1, 2, 3, 8, 64 }, from[] = { 0, 1, 2, 3, 8, 9, 100 };
+	static const uint32_t entries[] = { 1, 2, 8, 64 }, from[] = { 0, 1, 3, 8, 100 };
 	const struct shape *shape = *state;
 
-	for (uint32_t i = 0; i < 5; i++)
-		for (uint32_t k = 0; k < 7; k++) {
-			if (shape->size > 64 && (i != 3 || k > 3))
-				continue;
+	/* In a large ring tables of 64 would take more memory than the rig has for them. */
+	for (uint32_t i = 0; i < (shape->size > 8 ? 3 : 4); i++)
+		for (uint32_t k = 0; k < 5; k++)
 			all_rooms(shape, (struct policy){ entries[i], from[k], 0 });
-		}
 }
 
 /* The same words of the header in numbers: a ring of eight, or of five. */
@@ -337,10 +328,9 @@ static void test_table_of_the_head(void **state)
 	for (uint32_t round = 0, count = size; round < 8; round++) {
 		/* Buffers with tokens fill[0..count) go in, each of elements of its own. */
 		for (uint32_t i = 0; i < count; i++) {
-			struct virtq_buffer buf = { w.segs + fill[i], 0,
-						    (uint16_t)(2 + fill[i] % (size < 8 ? size - 1 : 7)),
+			uint32_t head, elems = 2 + fill[i] % (size < 8 ? size - 1 : 7);
+			struct virtq_buffer buf = { w.segs + fill[i], 0, (uint16_t)elems,
 						    token_of(fill[i]) };
-			uint32_t head;
 
 			assert_int_equal(virtq_driver_add(w.r.driver, &buf, 1), 1);
 			assert_true(get64(head_desc(&w, &head)) >= RIG_TABLE_GPA);

@@ -406,7 +406,7 @@ static void test_chain_of_every_length(void **state)
 }
 
 /*
- * S-DRV-025, P-DRV-008: what is in flight is not touched while others come and
+ * S-DRV-025: what is in flight is not touched while others come and
  * go: neither its descriptors nor its table.
  */
 static void test_in_flight_untouched(void **state)

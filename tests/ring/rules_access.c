@@ -140,9 +140,9 @@ static void read_once(enum area area, uint32_t off, uint32_t bytes)
 /*
  * S-DRV-028, P-DRV-013: all that belongs to a buffer is written before the index,
  * or the flags of the first head, that shows it; that is written once, and last.
- * S-DRV-029, P-DRV-014: only then is the device's word read. P-DRV-011: nor are the
- * head made available before. P-DRV-038: flags are written whole. S-DRV-039: what
- * the driver end wrote it does not read back.
+ * Only then is the device's word read. P-DRV-008: and nothing is written after that.
+ * P-DRV-011: nor are the head made available before. P-DRV-038: flags are written
+ * whole. S-DRV-039: what the driver end wrote it does not read back.
  */
 static void test_driver_publishes(void **state)
 {
@@ -502,7 +502,7 @@ static void test_device_pops(void **state)
 /*
  * S-DEV-021, P-DEV-019: data, ids and lengths are written before the index, or the flags,
  * that show them. P-DEV-026: of several, the flags of the first are written last. Only then
- * is the driver's word read (N-DEV-013, N-DEV-018). P-DRV-038: flags are written whole.
+ * is the driver's word read. P-DRV-038: flags are written whole.
  * S-DEV-004, P-DEV-002: buffers that are written are not read: not by filling them, not by
  * claiming and setting a status byte, not by pushing.
  */

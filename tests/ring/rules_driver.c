@@ -311,7 +311,7 @@ static void add_good(struct run *t)
 		for (uint32_t i = 0; i + 1 < t->staged_count; i++)
 			next += t->flights[t->staged[i]].entries;
 		f->slot = next % t->size;
-		/* P-DRV-007, P-DRV-008: only slots that are its own, none of them in flight. */
+		/* P-DRV-007: only slots that are its own, none of them in flight. */
 		for (uint32_t slot = 0; slot < t->size; slot++)
 			if ((slot + t->size - f->slot) % t->size >= taken)
 				assert_false(desc_changed(t, slot));

@@ -231,13 +231,23 @@ static bool available(struct rig *r, uint32_t slot, uint32_t at, bool wrap)
 	return (flags & (F_AVAIL | F_USED)) == (wrap ? F_AVAIL : F_USED);
 }
 
-/* Nothing of the @from th slot after the device's and those behind it is available. */
-static void expect_unavailable(struct rig *r, uint32_t from)
+/*
+ * Packed: nothing of the @from th slot after the device's and those behind it is
+ * available; and those that had been staged, before the @to th, look used (2.8.1).
+ * The first was never marked.
+ */
+static void expect_unavailable(struct rig *r, uint32_t from, uint32_t to)
 {
 	uint32_t position = virtq_device_position(r->device), at = position & 0x7fff;
 
-	for (uint32_t i = from; i < r->shape.size && r->shape.packed; i++)
-		assert_false(available(r, (at + i) % r->shape.size, at, position >> 15 & 1));
+	for (uint32_t i = from; i < r->shape.size && r->shape.packed; i++) {
+		uint32_t slot = (at + i) % r->shape.size;
+		uint16_t flags = get16(r->desc.device + 16 * (size_t)slot + 14);
+
+		assert_false(available(r, slot, at, position >> 15 & 1));
+		if (i && i < to)
+			assert_int_equal(!!(flags & F_AVAIL), !!(flags & F_USED));
+	}
 }
 
 /*
@@ -257,16 +267,19 @@ static void test_device_sees_the_rest(void **state)
 			for (uint32_t count = 1; count * elems <= shape->size; count++) {
 				uint32_t back = (turn + elems + count) % (count + 1);
 				uint32_t rest = count - back;
-				bool tables = elems > 1 && shape->indirect;
+				uint32_t each = elems > 1 && shape->indirect ? 1 : elems;
 
 				for (uint32_t i = 0; i < count; i++)
 					assert_int_equal(add(&r, elems, i), 1);
 				unadd(&r, back, count - 1);
-				expect_unavailable(&r, tables ? rest : rest * elems);
+				expect_unavailable(&r, rest * each, count * each);
+				/* What is staged is not behind the device. */
+				assert_int_equal(virtq_driver_position(r.driver) & 0xffff,
+						 virtq_device_position(r.device) & 0xffff);
 				assert_int_equal(virtq_device_pop(r.device, reqs, 16), 0);
 				assert_int_equal(virtq_device_arm(r.device), 0);
 				virtq_driver_publish(r.driver);
-				expect_unavailable(&r, tables ? rest : rest * elems);
+				expect_unavailable(&r, rest * each, count * each);
 				assert_int_equal(virtq_device_pop(r.device, reqs, 16), rest);
 				for (uint32_t i = 0; i < rest; i++) {
 					assert_int_equal(reqs[i]->rd.count, elems / 2);
@@ -340,6 +353,8 @@ static void test_completions_between(void **state)
 
 /* ---- No trace: two rings, of which one knows nothing of it --------------------- */
 
+#define CHAINS 64u
+
 struct flight {
 	bool live;
 	uint32_t at, entries;		/* head (split) or slot */
@@ -347,9 +362,14 @@ struct flight {
 
 struct twins {
 	struct rig with, without;
-	struct flight flights[64];	/* by token */
-	uint32_t waiting[64], waiting_count;	/* tokens, in the order of publication */
+	struct flight flights[CHAINS];	/* by token */
+	/* Tokens: free ones, staged ones, and published ones that the device has not popped. */
+	uint32_t spare[CHAINS], staged[CHAINS], waiting[CHAINS];
+	uint32_t spare_count, staged_count, waiting_count;
+	struct virtq_req *loans[2][CHAINS];
+	uint32_t loan_count;
 	uint32_t next;			/* index or slot of the next chain to be published */
+	uint32_t chains, in_vain;
 	uint64_t seed;
 };
 
@@ -395,7 +415,8 @@ static void compare_twins(struct twins *t)
 	assert_int_equal(virtq_driver_room(a->driver), virtq_driver_room(b->driver));
 	assert_int_equal(virtq_driver_in_flight(a->driver), virtq_driver_in_flight(b->driver));
 	assert_int_equal(virtq_driver_position(a->driver), virtq_driver_position(b->driver));
-	assert_int_equal(virtq_driver_kick_data(a->driver, 5), virtq_driver_kick_data(b->driver, 5));
+	assert_int_equal(virtq_driver_kick_data(a->driver, 5),
+			 virtq_driver_kick_data(b->driver, 5));
 	assert_memory_equal(a->device_area.driver, b->device_area.driver, a->device_area.bytes);
 	if (shape->packed) {
 		assert_memory_equal(a->driver_area.driver, b->driver_area.driver,
@@ -415,7 +436,7 @@ static void compare_twins(struct twins *t)
 }
 
 /* Add to one ring what nobody will see, and take it back in one go or in several. */
-static void add_in_vain(struct twins *t, uint32_t *count)
+static void add_in_vain(struct twins *t)
 {
 	struct rig *r = &t->with;
 	uint32_t n = 0, want = rnd(&t->seed, 6);
@@ -427,7 +448,7 @@ static void add_in_vain(struct twins *t, uint32_t *count)
 			break;
 		n++;
 	}
-	*count += n;
+	t->in_vain += n;
 	while (n) {
 		uint32_t part = 1 + rnd(&t->seed, n);
 
@@ -436,22 +457,107 @@ static void add_in_vain(struct twins *t, uint32_t *count)
 	}
 }
 
-/* Note where the chains that go out now stand, by the ring that knows nothing. */
-static void note_flights(struct twins *t, const uint32_t *staged, const uint32_t *entries,
-			 uint32_t count)
+/* ---- What both do ---------------------------------------------------------------- */
+
+#define EACH_TWIN(t, r) \
+	for (struct rig *r = &(t)->with; r; r = r == &(t)->with ? &(t)->without : NULL)
+
+/* One chain more, or no room, in both. */
+static void add_to_both(struct twins *t)
+{
+	uint32_t room = virtq_driver_room(t->without.driver), token;
+	struct chain c;
+	int rc;
+
+	if (!t->spare_count)
+		return;
+	token = t->spare[t->spare_count - 1];
+	random_chain(&c, &t->with.shape, &t->seed, token);
+	rc = virtq_driver_add(t->with.driver, &c.buf, 1);
+	assert_int_equal(virtq_driver_add(t->without.driver, &c.buf, 1), rc);
+	if (rc != 1)
+		return;
+	t->flights[token].entries = room - virtq_driver_room(t->without.driver);
+	t->staged[t->staged_count++] = token;
+	t->spare_count--;
+	t->chains++;
+}
+
+/* Show what is staged, and note where it stands, by the ring that knows nothing. */
+static void publish_both(struct twins *t)
 {
 	struct rig *b = &t->without;
+	int kick;
 
-	for (uint32_t i = 0; i < count; i++) {
-		struct flight *f = &t->flights[staged[i]];
+	for (uint32_t i = 0; i < t->staged_count; i++) {
+		struct flight *f = &t->flights[t->staged[i]];
 
-		t->waiting[t->waiting_count++] = staged[i];
+		t->waiting[t->waiting_count++] = t->staged[i];
 		f->live = true;
-		f->entries = entries[i];
 		f->at = b->shape.packed ? t->next : get16(avail_ring(b, (uint16_t)t->next));
-		t->next = b->shape.packed ? (t->next + entries[i]) % b->shape.size :
+		t->next = b->shape.packed ? (t->next + f->entries) % b->shape.size :
 					    (t->next + 1) & 0xffff;
 	}
+	t->staged_count = 0;
+	kick = virtq_driver_publish(t->with.driver);
+	assert_int_equal(virtq_driver_publish(b->driver), kick);
+	if (rnd(&t->seed, 3) == 0)
+		EACH_TWIN(t, r)
+			virtq_device_arm(r->device);
+}
+
+static void pop_both(struct twins *t)
+{
+	uint32_t at = t->loan_count;
+	int count = virtq_device_pop(t->with.device, t->loans[0] + at, 4);
+
+	assert_int_equal(virtq_device_pop(t->without.device, t->loans[1] + at, 4), count);
+	assert_in_range(count, 0, 4);
+	for (uint32_t i = 0; i < (uint32_t)count; i++) {
+		assert_int_equal(t->loans[0][at + i]->id, t->loans[1][at + i]->id);
+		/* The device may mark others used in its slots from now on. */
+		if (t->with.shape.packed)
+			t->flights[t->waiting[i]].live = false;
+	}
+	t->loan_count += (uint32_t)count;
+	t->waiting_count -= (uint32_t)count;
+	memmove(t->waiting, t->waiting + count, t->waiting_count * sizeof(t->waiting[0]));
+}
+
+static void push_both(struct twins *t)
+{
+	uint32_t n, i = 0;
+	int call = 0;
+
+	if (!t->loan_count)
+		return;
+	n = rnd(&t->seed, t->loan_count--);
+	EACH_TWIN(t, r) {
+		virtq_device_push(r->device, &t->loans[i][n], 1);
+		t->loans[i][n] = t->loans[i][t->loan_count];
+		if (i++ == 0)
+			call = virtq_device_publish(r->device);
+		else
+			assert_int_equal(virtq_device_publish(r->device), call);
+	}
+}
+
+static void get_both(struct twins *t)
+{
+	struct virtq_completion done[2][8];
+	int count = virtq_driver_get(t->with.driver, done[0], 8);
+
+	assert_int_equal(virtq_driver_get(t->without.driver, done[1], 8), count);
+	for (int i = 0; i < count; i++) {
+		uint32_t token = (uint32_t)token_value(done[0][i].token);
+
+		assert_ptr_equal(done[0][i].token, done[1][i].token);
+		t->flights[token].live = false;
+		t->spare[t->spare_count++] = token;
+	}
+	if (rnd(&t->seed, 2))
+		EACH_TWIN(t, r)
+			virtq_driver_arm(r->driver);
 }
 
 /*
@@ -461,96 +567,33 @@ static void note_flights(struct twins *t, const uint32_t *staged, const uint32_t
  */
 static void test_no_trace(void **state)
 {
+	static void (*const ops[])(struct twins *t) = {
+		add_to_both, add_to_both, add_to_both, publish_both, publish_both, pop_both,
+		push_both, get_both,
+	};
 	const struct shape *matrix_shape = *state;
 	struct shape shape = *matrix_shape;
-	uint32_t steps = shape.size > 256 ? 60 : 1500, chains = 0, in_vain = 0;
-	uint32_t staged[64], entries[64], staged_count = 0, loan_count = 0, spare_count = 0;
-	struct virtq_req *loans[2][64];
-	uint32_t spare[64];
+	uint32_t steps = shape.size > 256 ? 60 : 1500;
 	struct twins t;
-	struct chain c;
 
 	shape.notification_data = true;
 	memset(&t, 0, sizeof(t));
 	t.seed = shape.size * 77 + shape.packed;
+	t.next = shape.moved ? shape.start : 0;
 	rig_open(&t.with, &shape, RIG_BOTH);
 	rig_open(&t.without, &shape, RIG_BOTH);
-	t.next = shape.moved ? shape.start : 0;
-	while (spare_count < 64) {
-		spare[spare_count] = spare_count;
-		spare_count++;
-	}
+	for (uint32_t i = 0; i < CHAINS; i++)
+		t.spare[t.spare_count++] = i;
 	for (uint32_t step = 0; step < steps; step++) {
-		struct virtq_completion done[2][8];
-		struct rig *rigs[] = { &t.with, &t.without };
-		uint32_t what = rnd(&t.seed, 8), n;
-		int rc[2];
-
-		add_in_vain(&t, &in_vain);
-		if (what < 3 && spare_count) {
-			uint32_t room = virtq_driver_room(t.without.driver);
-
-			random_chain(&c, &shape, &t.seed, spare[spare_count - 1]);
-			for (uint32_t i = 0; i < 2; i++)
-				rc[i] = virtq_driver_add(rigs[i]->driver, &c.buf, 1);
-			assert_int_equal(rc[0], rc[1]);
-			if (rc[1] == 1) {
-				entries[staged_count] = room - virtq_driver_room(t.without.driver);
-				staged[staged_count++] = spare[--spare_count];
-				chains++;
-			}
-		} else if (what < 5) {
-			note_flights(&t, staged, entries, staged_count);
-			staged_count = 0;
-			for (uint32_t i = 0; i < 2; i++)
-				rc[i] = virtq_driver_publish(rigs[i]->driver);
-			assert_int_equal(rc[0], rc[1]);
-			if (rnd(&t.seed, 3) == 0)
-				for (uint32_t i = 0; i < 2; i++)
-					virtq_device_arm(rigs[i]->device);
-		} else if (what < 6) {
-			for (uint32_t i = 0; i < 2; i++)
-				rc[i] = virtq_device_pop(rigs[i]->device, loans[i] + loan_count, 4);
-			assert_int_equal(rc[0], rc[1]);
-			for (int i = 0; i < rc[0]; i++, loan_count++) {
-				assert_int_equal(loans[0][loan_count]->id, loans[1][loan_count]->id);
-				/* The device may mark others used in its slots from now on. */
-				if (shape.packed)
-					t.flights[t.waiting[i]].live = false;
-			}
-			t.waiting_count -= (uint32_t)rc[0];
-			memmove(t.waiting, t.waiting + rc[0], t.waiting_count * sizeof(t.waiting[0]));
-		} else if (what < 7 && loan_count) {
-			n = rnd(&t.seed, loan_count);
-			loan_count--;
-			for (uint32_t i = 0; i < 2; i++) {
-				virtq_device_push(rigs[i]->device, &loans[i][n], 1);
-				loans[i][n] = loans[i][loan_count];
-				rc[i] = virtq_device_publish(rigs[i]->device);
-			}
-			assert_int_equal(rc[0], rc[1]);
-		} else {
-			for (uint32_t i = 0; i < 2; i++)
-				rc[i] = virtq_driver_get(rigs[i]->driver, done[i], 8);
-			assert_int_equal(rc[0], rc[1]);
-			for (int i = 0; i < rc[0]; i++) {
-				uint32_t token = (uint32_t)token_value(done[0][i].token);
-
-				assert_ptr_equal(done[0][i].token, done[1][i].token);
-				t.flights[token].live = false;
-				spare[spare_count++] = token;
-			}
-			if (rnd(&t.seed, 2))
-				for (uint32_t i = 0; i < 2; i++)
-					virtq_driver_arm(rigs[i]->driver);
-		}
+		add_in_vain(&t);
+		ops[rnd(&t.seed, sizeof(ops) / sizeof(ops[0]))](&t);
 		compare_twins(&t);
-		for (uint32_t i = 0; i < 64; i++)
+		for (uint32_t i = 0; i < CHAINS; i++)
 			if (t.flights[i].live)
 				compare_chain(&t, &t.flights[i]);
 	}
 	/* It was a test. */
-	assert_true(chains >= steps / 60 && in_vain >= steps / 60);
+	assert_true(t.chains >= steps / 60 && t.in_vain >= steps / 60);
 	rig_close(&t.with);
 	rig_close(&t.without);
 }
@@ -570,8 +613,9 @@ int main(void)
 
 			if (!s.packed && (size & (size - 1)))
 				continue;
-			snprintf(s.name, sizeof(s.name), "%s %u%s%s", s.packed ? "packed" : "split",
-				 size, s.in_order ? " in order" : "", s.indirect ? " indirect" : "");
+			snprintf(s.name, sizeof(s.name), "%s %u%s%s",
+				 s.packed ? "packed" : "split", size,
+				 s.in_order ? " in order" : "", s.indirect ? " indirect" : "");
 			small[count++] = s;
 		}
 	matrix_add(&m, "youngest first", test_youngest_first, all);

@@ -156,11 +156,12 @@ static void compare(struct model *m, const struct sent *s, const struct virtq_re
 	assert_int_equal(req->rd.count, s->readable);
 	assert_int_equal(req->wr.count, s->writable);
 	for (uint32_t i = 0; i < (uint32_t)s->readable + s->writable; i++) {
-		const struct virtq_span *span = i < s->readable ? &req->rd.spans[i] :
+		bool readable = i < s->readable;
+		const struct virtq_span *span = readable ? &req->rd.spans[i] :
 						&req->wr.spans[i - s->readable];
-		uint64_t off = s->segs[i].addr - (i < s->readable ? RIG_DATA_GPA : RIG_WRITABLE_GPA);
+		uint64_t off = s->segs[i].addr - (readable ? RIG_DATA_GPA : RIG_WRITABLE_GPA);
 
-		assert_ptr_equal(span->base, m->r.data[i < s->readable ? 0 : 2].device + off);
+		assert_ptr_equal(span->base, m->r.data[readable ? 0 : 2].device + off);
 		assert_int_equal(span->len, s->segs[i].len);
 	}
 }
