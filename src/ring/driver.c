@@ -215,7 +215,7 @@ ALWAYS_INLINE void stage(struct virtq_driver *q, const struct virtq_seg *segs,
 ALWAYS_INLINE bool wants_table(const struct virtq_driver *q, uint32_t count)
 {
 	return q->indirect_on && count > 1 && count <= q->indirect_entries &&
-	       (count >= q->indirect_from || q->room < q->ring.size / 2 || count > q->room);
+	       (count >= q->indirect_from || 2 * q->room < q->ring.size || count > q->room);
 }
 
 /* A buffer of any kind: as a chain, or as one entry that names a table. */
