@@ -257,6 +257,30 @@ static void test_denied(void **state)
 	}
 }
 
+/* VU-BE-090: what was granted one way, and used so just before, is denied the other way. */
+static void test_denied_beside_granted(void **state)
+{
+	for (uint32_t granted = 0; granted < 2; granted++) {
+		struct elem e = { page_iova(granted, 4) + 10, 20, granted };
+		struct virtq_req *req;
+		struct world w;
+
+		world_open(&w, *state, 8);
+		tell(&w, lay_page(&w, granted, 4));
+		for (uint32_t i = 0; i < 3; i++) {
+			add_chain(&w, &e, 1, 0);
+			virtq_driver_publish(w.r.driver);
+			assert_int_equal(virtq_device_pop(w.r.device, &req, 1), 1);
+			finish(&w, &e, 1, req, 0);
+		}
+		e.writable = !granted;
+		add_chain(&w, &e, 1, 0);
+		virtq_driver_publish(w.r.driver);
+		expect_denied(&w, e.iova);
+		world_close(&w);
+	}
+}
+
 /* VU-BE-090: the same for tables, which need READ; and the ones in front come first. */
 static void test_table_denied(void **state)
 {
@@ -337,6 +361,8 @@ int main(void)
 	matrix_add(&m, "another map, the same translations", test_other_map_same_translations,
 		   all | NOT_HUGE);
 	matrix_add(&m, "VU-BE-090 denied", test_denied, all | NOT_HUGE);
+	matrix_add(&m, "VU-BE-090 denied beside granted", test_denied_beside_granted,
+		   all | NOT_HUGE);
 	matrix_add(&m, "VU-BE-090 a table denied", test_table_denied,
 		   all | NOT_HUGE | AT_LEAST_2 | ONLY_INDIRECT);
 	matrix_add(&m, "the end of addresses", test_end_of_addresses, all | NOT_HUGE);

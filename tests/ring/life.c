@@ -193,6 +193,49 @@ static void test_set_map_moves_the_ring(void **state)
 	rig_close(&r);
 }
 
+/* The queue may be the last that holds its map, and be given that map again. */
+static void test_set_map_to_the_same(void **state)
+{
+	struct virtq_req *req;
+	struct rig r;
+
+	rig_open(&r, *state, RIG_BOTH);
+	virtq_map_unref(r.map);
+	assert_int_equal(virtq_device_set_map(r.device, r.map, &r.device_ring), 0);
+	rig_send(&r, 1);
+	assert_int_equal(virtq_device_pop(r.device, &req, 1), 1);
+	assert_int_equal(virtq_device_set_map(r.device, r.map, &r.device_ring), 0);
+	virtq_device_push(r.device, &req, 1);
+	virtq_device_publish(r.device);
+	rig_collect(&r, 1);
+	virtq_map_ref(r.map);		/* for the rig */
+	rig_close(&r);
+}
+
+/* A position is where the other side stands: what it was not shown does not count. */
+static void test_position_of_the_published(void **state)
+{
+	uint32_t driver_at, device_at;
+	struct virtq_req *req;
+	struct rig r;
+
+	rig_open(&r, *state, RIG_BOTH);
+	driver_at = virtq_driver_position(r.driver);
+	assert_int_equal(rig_add(&r, RIG_WRITABLE_GPA, 1, true, NULL), 1);
+	assert_int_equal(virtq_driver_position(r.driver), driver_at);
+	virtq_driver_publish(r.driver);
+	assert_int_not_equal(virtq_driver_position(r.driver), driver_at);
+	assert_int_equal(virtq_device_pop(r.device, &req, 1), 1);
+	device_at = virtq_device_position(r.device);
+	virtq_device_push(r.device, &req, 1);
+	assert_int_equal(virtq_device_position(r.device), device_at);
+	virtq_device_publish(r.device);
+	if (r.shape.packed)
+		assert_int_not_equal(virtq_device_position(r.device), device_at);
+	rig_collect(&r, 1);
+	rig_close(&r);
+}
+
 /* ---- Detach ------------------------------------------------------------- */
 
 /* Each token comes back exactly once: from get, or from detach. */
@@ -418,6 +461,9 @@ int main(void)
 	matrix_add(&m, "S-DEV-040 unpop among others", test_unpop_among_others, AT_LEAST_5);
 	matrix_add(&m, "a map in use stays", test_set_map_in_flight,
 		   AT_LEAST_5 | ONLY_DIRECT | NOT_HUGE);
+	matrix_add(&m, "the same map again", test_set_map_to_the_same, NOT_HUGE | ALSO_IN_ORDER);
+	matrix_add(&m, "positions of what was published", test_position_of_the_published,
+		   ALSO_IN_ORDER);
 	matrix_add(&m, "the ring moves with the map", test_set_map_moves_the_ring, NOT_HUGE);
 	matrix_add(&m, "detach gives each token once", test_detach, AT_LEAST_2 | ALSO_IN_ORDER);
 	matrix_add(&m, "N-DEV-012 go on from a position", test_go_on_from_position,

@@ -376,6 +376,57 @@ static void test_table_of_the_head(void **state)
 	rig_close(&w.r);
 }
 
+/*
+ * Tables in the midst of the data: an element and, in the same region, tables behind
+ * each other. The device end, which has just found data there, takes none of them
+ * for data.
+ */
+static void test_tables_beside_data(void **state)
+{
+	const struct shape *shape = *state;
+	const struct virtq_seg data = { RIG_DATA_GPA + 64, 32 };
+	uint32_t position = shape_position(shape);
+	struct rig r;
+
+	memset(&r, 0, sizeof(r));
+	rig_memory(&r, shape);
+	r.driver_config.ring = r.driver_ring;
+	r.driver_config.position = shape->moved ? &position : NULL;
+	r.driver_config.indirect = r.data[0].driver + 4096;
+	r.driver_config.indirect_addr = RIG_DATA_GPA + 4096;
+	r.driver_config.indirect_entries = 2;
+	r.driver_config.indirect_from = 2;
+	assert_int_equal(virtq_driver_create(&r.driver, &r.driver_config, NULL), 0);
+	rig_make_device(&r);
+	for (uint32_t round = 0; round < 2 * shape->size + 2; round++) {
+		struct virtq_seg two[2] = { { RIG_DATA_GPA + 256, 9 }, { RIG_DATA_GPA + 512, 7 } };
+		struct virtq_buffer bufs[] = {
+			{ &data, 1, 0, token_of(0) }, { two, 2, 0, token_of(1) },
+		};
+		struct virtq_req *reqs[2];
+
+		for (uint32_t i = 0; i < 2; i++) {
+			assert_int_equal(virtq_driver_add(r.driver, &bufs[i], 1), 1);
+			/* Both in one pop, or each alone. */
+			if (round % 2 && i == 0)
+				continue;
+			virtq_driver_publish(r.driver);
+			assert_int_equal(virtq_device_pop(r.device, reqs + (i && !(round % 2)), 2),
+					 round % 2 ? 2 : 1);
+		}
+		assert_int_equal(reqs[0]->rd.count, 1);
+		assert_int_equal(reqs[0]->rd.bytes, 32);
+		assert_int_equal(reqs[1]->rd.count, 2);
+		assert_ptr_equal(reqs[1]->rd.spans[0].base, r.data[0].device + 256);
+		assert_ptr_equal(reqs[1]->rd.spans[1].base, r.data[0].device + 512);
+		assert_int_equal(reqs[1]->rd.bytes, 16);
+		virtq_device_push(r.device, reqs, 2);
+		virtq_device_publish(r.device);
+		rig_collect(&r, 2);
+	}
+	rig_close(&r);
+}
+
 int main(void)
 {
 	const unsigned int all = ALSO_IN_ORDER;
@@ -404,6 +455,8 @@ int main(void)
 	matrix_add_shapes(&m, "S-DRV-014 never longer than the ring",
 			  test_never_longer_than_the_ring, four, 4);
 	matrix_add(&m, "S-DRV-025 P-DRV-040 the table of the head", test_table_of_the_head,
+		   all | AT_LEAST_2 | NOT_HUGE | ONLY_INDIRECT);
+	matrix_add(&m, "tables beside data", test_tables_beside_data,
 		   all | AT_LEAST_2 | NOT_HUGE | ONLY_INDIRECT);
 	return matrix_run(&m, "which chains go indirect");
 }
