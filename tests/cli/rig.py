@@ -15,6 +15,9 @@ SECONDS = 60  # longest any one command may take
 
 MIB = 1 << 20
 
+# Whoever runs the tests may ignore it, as nohup does; the servers they start must not.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 class Skip(Exception):
     """A case that cannot run here, and why."""
