@@ -447,10 +447,12 @@ int main(void)
 	};
 	struct matrix m = { 0 };
 
-	matrix_add(&m, "S-DRV-015 P-DRV-018 by length", test_by_length, all | AT_LEAST_256);
+	matrix_add(&m, "S-DRV-015 P-DRV-018 by length", test_by_length,
+		   all | AT_LEAST_256 | ONLY_NO_EVENT);
 	matrix_add(&m, "by room", test_by_room, all | NOT_HUGE | ONLY_NO_EVENT);
 	matrix_add_shapes(&m, "half of the ring", test_half_of_the_ring, half, 5);
-	matrix_add(&m, "S-DRV-011 longer than allowed", test_segs_max, all | AT_LEAST_256);
+	matrix_add(&m, "S-DRV-011 longer than allowed", test_segs_max,
+		   all | AT_LEAST_256 | ONLY_NO_EVENT);
 	matrix_add(&m, "without a limit", test_without_segs_max, all);
 	matrix_add_shapes(&m, "S-DRV-014 never longer than the ring",
 			  test_never_longer_than_the_ring, four, 4);
