@@ -36,6 +36,9 @@ struct virtq_driver;
  *            only while less than half of the ring is free. 0: 4
  * @segs_max: longest chain that virtq_driver_add() takes, in elements, such as
  *            the device's seg_max and what goes round it; 0 for as many as fit
+ * @keep:     where virtq_driver_keeps() says that the layout allows it, a buffer
+ *            keeps its ring entries when virtq_driver_get() returns it, until
+ *            virtq_driver_again() or virtq_driver_free()
  *
  * Since: 0.1
  */
@@ -47,6 +50,7 @@ struct virtq_driver_config {
 	uint32_t indirect_entries;
 	uint32_t indirect_from;
 	uint32_t segs_max;
+	bool keep;
 };
 
 /**
@@ -95,12 +99,14 @@ struct virtq_buffer {
  * @token:   of the buffer
  * @written: bytes from the start of its writable part that the device filled.
  *           Bytes behind that are undefined (2.7.8.3)
+ * @id:      what names the ring entries that it keeps, if it keeps any
  *
  * Since: 0.1
  */
 struct virtq_completion {
 	void *token;
 	uint32_t written;
+	uint32_t id;
 };
 
 /**
@@ -125,13 +131,49 @@ VIRTQ_API int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer
 			       unsigned int count);
 
 /**
+ * virtq_driver_keeps - do buffers keep their ring entries?
+ *
+ * Return: 1 if the config asked for it and the layout allows it: split rings
+ *	that are not in order. There a descriptor may lie anywhere and can be
+ *	shown again as it is; elsewhere it has to be written in its turn, and
+ *	add() does that. Never changes.
+ */
+VIRTQ_API int virtq_driver_keeps(const struct virtq_driver *q);
+
+/**
+ * virtq_driver_again - put buffers into the ring whose entries were kept
+ * @q:     the queue
+ * @kept:  as virtq_driver_get() returned them: @id and @token count
+ * @count: how many
+ *
+ * As virtq_driver_add() with the same elements, without writing them. Stages only.
+ *
+ * Return: how many, from the front; or, if not even the first was, -EINVAL
+ *	(nothing is kept under that id), -EBADMSG, -ESHUTDOWN.
+ * Thread: the owner. No allocation, lock or system call.
+ * Spec: VIRTIO 1.4, 2.7.13.2. Since: 0.1
+ */
+VIRTQ_API int virtq_driver_again(struct virtq_driver *q, const struct virtq_completion *kept,
+				 unsigned int count);
+
+/**
+ * virtq_driver_free - let kept ring entries go
+ * @id: of a completion
+ *
+ * Return: 0; -EINVAL if nothing is kept under that id.
+ * Thread: the owner. Since: 0.1
+ */
+VIRTQ_API int virtq_driver_free(struct virtq_driver *q, uint32_t id);
+
+/**
  * virtq_driver_unadd - take back buffers that the device has not been shown
  * @q:    the queue
  * @back: receives up to @max of them, youngest first, with nothing written
  * @max:  capacity of @back
  *
  * Undoes virtq_driver_add(): the ring is as if they had never been added. For
- * work of several buffers that turns out not to fit as a whole.
+ * work of several buffers that turns out not to fit as a whole. Those that
+ * virtq_driver_again() added keep nothing any more.
  *
  * Return: how many; 0 if all is published; -EBADMSG, -ESHUTDOWN as
  *	virtq_driver_add().
@@ -217,11 +259,12 @@ VIRTQ_API void virtq_driver_disarm(struct virtq_driver *q);
 /**
  * virtq_driver_room - free ring entries
  *
- * A direct chain takes one per element, an indirect one takes one.
+ * A direct chain takes one per element, an indirect one takes one. What is kept
+ * is not free.
  */
 VIRTQ_API uint32_t virtq_driver_room(const struct virtq_driver *q);
 
-/** virtq_driver_in_flight - buffers added and not yet taken back. */
+/** virtq_driver_in_flight - buffers added and not yet taken back; kept ones are not. */
 VIRTQ_API uint32_t virtq_driver_in_flight(const struct virtq_driver *q);
 
 /**
@@ -253,7 +296,8 @@ VIRTQ_API int virtq_driver_detach(struct virtq_driver *q, void **token);
  *
  * Split: bits 0-15 next available index. Packed: bits 0-14 next available
  * slot, 15 its wrap counter, 16-30 next used slot, 31 its wrap counter. What was
- * added and not published does not count.
+ * added and not published does not count. It is a place to start from only if nothing is in
+ * flight; otherwise it is the place behind what was published.
  */
 VIRTQ_API uint32_t virtq_driver_position(const struct virtq_driver *q);
 

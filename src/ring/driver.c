@@ -97,6 +97,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 
 	memset(memory, 0, virtq_driver_bytes(config));
 	q->layout = ring_layout_of(config->ring.features);
+	q->keep = config->keep && q->layout == RING_SPLIT;
 	q->ring = config->ring;
 	q->room = config->ring.size;
 	q->notification_data = virtq_features_has(config->ring.features,
@@ -417,6 +418,48 @@ int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer *bufs,
 }
 
 /*
+ * Only in a split ring: the descriptors, and the table, of a kept buffer stand
+ * where they stood, and nothing but its head is shown again.
+ */
+int virtq_driver_again(struct virtq_driver *q, const struct virtq_completion *kept,
+		       unsigned int count)
+{
+	struct chain *const chains = q->chains;
+	const struct split_ring ring = q->split.ring;
+	const uint32_t size = q->ring.size, idx = q->split.avail_idx;
+	uint64_t serial = q->added;
+	unsigned int n = 0;
+
+	if (UNLIKELY(q->dead))
+		return q->dead;
+	for (; n < count; n++) {
+		uint32_t id = kept[n].id;
+
+		if (UNLIKELY(id >= size || chains[id].serial != KEPT))
+			break;
+		split_driver_offer(&ring, idx + n, id);
+		chains[id].token = kept[n].token;
+		chains[id].serial = serial++;
+	}
+	q->added = serial;
+	q->split.avail_idx = (uint16_t)(idx + n);
+	return n || !count ? (int)n : -EINVAL;
+}
+
+int virtq_driver_free(struct virtq_driver *q, uint32_t id)
+{
+	struct chain *chain;
+
+	if (UNLIKELY(id >= q->ring.size || q->chains[id].serial != KEPT))
+		return -EINVAL;
+	chain = &q->chains[id];
+	split_driver_release(q->split.free, q->split.next, q->room, id, chain->entries);
+	q->room += chain->entries;
+	chain->serial = NOT_IN_FLIGHT;
+	return 0;
+}
+
+/*
  * Two passes: which buffers, youngest first, with the head or id of each where
  * the length will stand; then back with them, in that order, so that the free
  * list becomes what it was.
@@ -433,7 +476,7 @@ int virtq_driver_unadd(struct virtq_driver *q, struct virtq_completion *back, un
 		const struct chain *chain = &q->chains[id];
 		uint64_t age = q->added - 1 - chain->serial;
 
-		if (chain->serial != NOT_IN_FLIGHT && age < count) {
+		if (chain->serial < KEPT && age < count) {
 			back[age].token = chain->token;
 			back[age].written = id;
 		}
@@ -494,16 +537,18 @@ ALWAYS_INLINE enum virtq_fault_code check_used(const struct chain *chains, uint3
 }
 
 /* Tell the caller of a used buffer; returns how many ring entries it had taken. */
-ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *done, uint32_t len)
+ALWAYS_INLINE uint32_t complete(struct chain *chain, struct virtq_completion *done, uint32_t id,
+				uint32_t len, uint64_t serial)
 {
 	done->token = chain->token;
 	done->written = len;
-	chain->serial = NOT_IN_FLIGHT;
+	done->id = id;
+	chain->serial = serial;
 	return chain->entries;
 }
 
 ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *done,
-			    unsigned int max)
+			    unsigned int max, const bool keep)
 {
 	const struct split_ring ring = q->split.ring;
 	uint16_t *const free = q->split.free;
@@ -527,7 +572,9 @@ ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *don
 		fault = check_used(chains, size, published, id, len);
 		if (UNLIKELY(fault))
 			break;
-		entries = complete(&chains[id], &done[n], len);
+		entries = complete(&chains[id], &done[n], id, len, keep ? KEPT : NOT_IN_FLIGHT);
+		if (keep)
+			continue;
 		split_driver_release(free, next, room, id, entries);
 		room += entries;
 	}
@@ -559,7 +606,7 @@ ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *do
 		fault = check_used(chains, ring.size, published, id, len);
 		if (UNLIKELY(fault))
 			break;
-		entries = complete(&chains[id], &done[n], len);
+		entries = complete(&chains[id], &done[n], id, len, NOT_IN_FLIGHT);
 		room += entries;
 		free[n] = (uint16_t)id;
 		/* Guessed, not computed: the next look need not wait for what this one finds. */
@@ -640,7 +687,8 @@ ALWAYS_INLINE unsigned int take_batch(struct virtq_driver *q, struct virtq_compl
 		uint32_t entries;
 
 		open = oldest != last;
-		entries = complete(chain, &done[n++], open ? chain->writable_bytes : length);
+		entries = complete(chain, &done[n++], oldest,
+				   open ? chain->writable_bytes : length, NOT_IN_FLIGHT);
 		taken += entries;
 		/* Guessed: the next need not wait for this one. */
 		oldest = LAYOUT_IS_PACKED(layout) ? oldest + 1 : add_guessed(oldest, entries, 1);
@@ -688,7 +736,8 @@ ALWAYS_INLINE int get_all(struct virtq_driver *q, struct virtq_completion *done,
 	if (LAYOUT_IS_IN_ORDER(layout))
 		return get_in_order(q, done, max, layout);
 	if (!LAYOUT_IS_PACKED(layout))
-		return get_split(q, done, max);
+		return LIKELY(!q->keep) ? get_split(q, done, max, false) :
+					  get_split(q, done, max, true);
 	return LIKELY(!q->packed.ring.platform) ? get_packed(q, done, max, false) :
 						  get_packed(q, done, max, true);
 }
@@ -747,7 +796,7 @@ int virtq_driver_detach(struct virtq_driver *q, void **token)
 	for (; q->detach_at < q->ring.size; q->detach_at++) {
 		struct chain *chain = &q->chains[q->detach_at];
 
-		if (chain->serial == NOT_IN_FLIGHT)
+		if (chain->serial >= KEPT)
 			continue;
 		*token = chain->token;
 		chain->serial = NOT_IN_FLIGHT;
@@ -775,6 +824,11 @@ const struct virtq_ring *virtq_driver_ring(const struct virtq_driver *q)
 uint32_t virtq_driver_room(const struct virtq_driver *q)
 {
 	return q->room;
+}
+
+int virtq_driver_keeps(const struct virtq_driver *q)
+{
+	return q->keep;
 }
 
 uint32_t virtq_driver_in_flight(const struct virtq_driver *q)

@@ -12,12 +12,14 @@
 /* A buffer in flight, by head (split) or id (packed). */
 struct chain {
 	void *token;
-	uint64_t serial;		/* how many were added before it, or NOT_IN_FLIGHT */
+	uint64_t serial;		/* how many were added before it, NOT_IN_FLIGHT or KEPT */
 	uint32_t writable_bytes;	/* at most this much may be reported as written */
 	uint32_t entries;		/* ring entries it takes */
 };
 
+/* Serials that are never reached: of nothing, and of ring entries whose buffer is back. */
 #define NOT_IN_FLIGHT UINT64_MAX
+#define KEPT (UINT64_MAX - 1)
 
 struct virtq_driver {
 	enum ring_layout layout;
@@ -25,6 +27,7 @@ struct virtq_driver {
 	int dead;			/* 0, or what calls return: -EBADMSG, -ESHUTDOWN */
 	bool live;			/* published, and not stopped since */
 	bool notification_data;
+	bool keep;			/* buffers keep their ring entries when they are taken */
 	uint32_t room;			/* free ring entries */
 	uint64_t added;			/* chains ever added */
 	uint64_t published;		/* of those, how many the device has been shown */

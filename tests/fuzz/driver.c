@@ -21,7 +21,7 @@
 #define SEGS_MAX 12u
 #define BITS (1u << VIRTQ_DESC_F_AVAIL | 1u << VIRTQ_DESC_F_USED)
 
-enum state { FREE, ADDED, PUBLISHED };
+enum state { FREE, ADDED, PUBLISHED, KEPT };
 
 /* A buffer; its address is its token. */
 struct buffer {
@@ -30,6 +30,7 @@ struct buffer {
 	uint32_t elements;
 	uint32_t entries;	/* ring entries it took, 0 if that is not known */
 	uint32_t written;	/* what the device said, once it is used */
+	uint32_t kept_id;	/* what get() called the entries that it keeps */
 	/* as the device found it */
 	uint16_t id;
 	uint16_t slots;
@@ -54,8 +55,9 @@ struct run {
 	struct list added;	/* not published */
 	struct list offered;	/* published, and not used by the device */
 	struct list used;	/* used, and not taken back */
+	struct list kept;	/* taken back, with their ring entries */
 	uint32_t in_flight;
-	bool packed, in_order, indirect, event_idx;
+	bool packed, in_order, indirect, event_idx, keeps;
 	/* The device has done nothing yet that a device may not do. */
 	bool clean;
 	/* The device has seen what was published: its copies of ids are right. */
@@ -244,8 +246,8 @@ static void check_always(struct run *r)
 	uint32_t room = virtq_driver_room(r->q), size = r->config.ring.size;
 
 	FUZZ_CHECK(virtq_driver_in_flight(r->q) == r->in_flight);
-	FUZZ_CHECK(r->detached || room + r->in_flight <= size);
-	FUZZ_CHECK(r->detached || r->in_flight || room == size);
+	FUZZ_CHECK(r->detached || room + r->in_flight + r->kept.count <= size);
+	FUZZ_CHECK(r->detached || r->in_flight || r->kept.count || room == size);
 	if (r->clean)
 		FUZZ_CHECK(fault.code == VIRTQ_FAULT_NONE);
 	FUZZ_CHECK(fault.code == VIRTQ_FAULT_NONE ||
@@ -434,7 +436,7 @@ static struct buffer *give_back(struct run *r, void *token)
 
 	FUZZ_CHECK(b >= r->buffers && b < r->buffers + r->buffer_count);
 	FUZZ_CHECK(((uintptr_t)token - (uintptr_t)r->buffers) % sizeof(*b) == 0);
-	FUZZ_CHECK(b->state != FREE);
+	FUZZ_CHECK(b->state == ADDED || b->state == PUBLISHED);
 	FUZZ_CHECK(r->in_flight--);
 	return b;
 }
@@ -464,12 +466,58 @@ static void do_get(struct run *r)
 		}
 		list_drop(&r->used, b);
 		list_drop(&r->offered, b);
+		if (r->keeps) {
+			b->kept_id = done[i].id;
+			b->state = KEPT;
+			list_put(r, &r->kept, b);
+			continue;
+		}
 		b->state = FREE;
 		known &= b->entries != 0;
 		freed += b->entries;
 	}
 	if (rc > 0 && known)
 		FUZZ_CHECK(virtq_driver_room(r->q) == room + freed);
+}
+
+/* Show what is kept again, or let it go; or something that is not kept. */
+static void do_kept(struct run *r)
+{
+	uint8_t how = take8(&r->in);
+	uint32_t room = virtq_driver_room(r->q);
+	struct virtq_completion again = { .id = (uint32_t)how << 24 | take8(&r->in) };
+	struct buffer *b = NULL;
+	int rc;
+
+	if (r->kept.count && how & 1)
+		b = list_take(&r->kept, take_below(&r->in, r->kept.count));
+	if (b)
+		again.id = b->kept_id;
+	else
+		for (uint32_t i = 0; i < r->kept.count; i++)
+			if (r->kept.at[i]->kept_id == again.id)
+				return;
+	again.token = b;
+	if (how & 2) {
+		rc = virtq_driver_free(r->q, again.id);
+		FUZZ_CHECK(rc == (b ? 0 : -EINVAL));
+		if (!b)
+			return;
+		FUZZ_CHECK(b->entries ? virtq_driver_room(r->q) == room + b->entries :
+					virtq_driver_room(r->q) > room);
+		b->state = FREE;
+		return;
+	}
+	rc = virtq_driver_again(r->q, &again, 1);
+	FUZZ_CHECK(rc == (r->dead ? r->dead : b ? 1 : -EINVAL));
+	FUZZ_CHECK(virtq_driver_room(r->q) == room);
+	if (b && r->dead) {
+		list_put(r, &r->kept, b);
+	} else if (b) {
+		b->state = ADDED;
+		list_put(r, &r->added, b);
+		r->in_flight++;
+	}
 }
 
 static void do_arm(struct run *r)
@@ -520,6 +568,10 @@ static void open_queue(struct run *r, const uint32_t *position)
 	}
 	FUZZ_CHECK(virtq_driver_ring(r->q)->desc == r->desc);
 	FUZZ_CHECK(virtq_driver_room(r->q) == r->config.ring.size);
+	r->keeps = virtq_driver_keeps(r->q);
+	FUZZ_CHECK(r->keeps == (r->config.keep && !r->packed && !r->in_order));
+	while (r->kept.count)
+		list_take(&r->kept, 0)->state = FREE;
 	FUZZ_CHECK(virtq_driver_position(r->q) == at);
 	r->clean = r->followed = true;
 	r->detached = r->live = false;
@@ -555,7 +607,7 @@ static void do_detach(struct run *r)
 		give_back(r, token)->state = FREE;
 	FUZZ_CHECK(rc == 0 && !r->in_flight);
 	for (uint32_t i = 0; i < r->buffer_count; i++)
-		FUZZ_CHECK(r->buffers[i].state == FREE);
+		FUZZ_CHECK(r->buffers[i].state == FREE || r->buffers[i].state == KEPT);
 	r->added.count = r->offered.count = r->used.count = 0;
 	if (!r->dead)
 		r->dead = -ESHUTDOWN;
@@ -617,7 +669,7 @@ static void do_refuse(struct run *r)
 
 static void turn(struct run *r)
 {
-	switch (take_below(&r->in, 22)) {
+	switch (take_below(&r->in, 23)) {
 	case 0: case 1: case 2: case 3: case 4: do_add(r); break;
 	case 5: case 6: do_publish(r); break;
 	case 7: case 8: case 9: case 10: do_use(r); break;
@@ -629,6 +681,7 @@ static void turn(struct run *r)
 	case 18: do_ask(r); break;
 	case 19: do_refuse(r); break;
 	case 20: do_unadd(r); break;
+	case 21: do_kept(r); break;
 	default: take8(&r->in) & 1 ? do_detach(r) : do_anew(r); break;
 	}
 }
@@ -712,6 +765,7 @@ static void begin(struct run *r)
 		r->config.indirect_addr = 0x123450000;
 		r->config.indirect_from = take8(&r->in) & 3;
 	}
+	r->config.keep = how & 32;
 	r->config.segs_max = take_odd(&r->in) ? 1 + take_below(&r->in, 8) : 0;
 	r->indirect = (how & 24) == 24;
 	r->buffer_count = size + 3;
@@ -720,6 +774,7 @@ static void begin(struct run *r)
 	list_make(r, &r->added);
 	list_make(r, &r->offered);
 	list_make(r, &r->used);
+	list_make(r, &r->kept);
 	position = how & 128 ? take_position(r) : 0;
 	if (how & 128)
 		write_position(r, position);
@@ -746,5 +801,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	free(r.added.at);
 	free(r.offered.at);
 	free(r.used.at);
+	free(r.kept.at);
 	return 0;
 }

@@ -167,6 +167,7 @@ void rig_make_driver(struct rig *r)
 	struct virtq_error err = { 0 };
 
 	r->driver_config.ring = r->driver_ring;
+	r->driver_config.keep = r->shape.keep;
 	r->driver_config.position = r->shape.moved ? &position : NULL;
 	if (r->shape.indirect) {
 		r->driver_config.indirect = r->table.driver;

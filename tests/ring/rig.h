@@ -35,7 +35,7 @@
 
 struct shape {
 	bool packed, event_idx, indirect, in_order;
-	bool platform, notification_data;	/* outside the table: a program's own shapes */
+	bool platform, notification_data, keep;	/* outside the table: a program's own shapes */
 	uint32_t size;
 	/*
 	 * Where the ring stands when the ends are made: 0 for a new ring, else

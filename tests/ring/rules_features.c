@@ -284,14 +284,44 @@ static void test_addresses_as_given(void **state)
 
 #define IOVA_EDGE ((uint64_t)1 << 52)
 
+static const struct virtq_seg far_apart[5] = {
+	{ UINT64_MAX - 9, 8 }, { 0, 8 }, { 0x123456789abcdef0, 8 }, { 1, 8 }, { IOVA_EDGE, 8 },
+};
+
+/* F-018: the same for all buffers of a batch, and for all elements of a chain. */
+static void test_many_addresses_as_given(void **state)
+{
+	const struct shape *shape = *state;
+	const struct virtq_buffer chain = { far_apart, 1, 4, NULL };
+	struct virtq_buffer batch[5];
+
+	for (unsigned int i = 0; i < 5; i++)
+		batch[i] = (struct virtq_buffer){ &far_apart[i], i < 2, i >= 2, NULL };
+	for (unsigned int chained = 0; chained < 2; chained++) {
+		uint8_t *desc;
+		struct rig r;
+
+		rig_memory(&r, shape);
+		rig_make_driver(&r);
+		assert_int_equal(virtq_driver_add(r.driver, chained ? &chain : batch,
+						  chained ? 1 : 5), chained ? 1 : 5);
+		desc = only_descriptor(&r, 0);
+		for (unsigned int i = 0; i < 5; i++) {
+			if (!chained || shape->packed)
+				desc = only_descriptor(&r, i);
+			else if (i)
+				desc = split_desc(&r, get16(desc + 14));
+			assert_int_equal(get64(desc), far_apart[i].addr);
+		}
+		rig_close(&r);
+	}
+}
+
 /* F-018: the same for tables, and for what is in them. */
 static void test_table_addresses_as_given(void **state)
 {
 	const struct shape *shape = *state;
-	struct virtq_seg segs[5] = {
-		{ UINT64_MAX - 9, 8 }, { 0, 8 }, { 0x123456789abcdef0, 8 }, { 1, 8 }, { IOVA_EDGE, 8 },
-	};
-	struct virtq_buffer buf = { segs, 1, 4, NULL };
+	const struct virtq_buffer buf = { far_apart, 1, 4, NULL };
 	const uint64_t iova = 0xfedc000000000000;
 	struct rig r;
 
@@ -310,7 +340,7 @@ static void test_table_addresses_as_given(void **state)
 		table = get64(only_descriptor(&r, i)) - iova;
 		assert_true(table <= r.table.bytes - 80);
 		for (unsigned int k = 0; k < 5; k++)
-			assert_int_equal(get64(r.table.driver + table + 16 * k), segs[k].addr);
+			assert_int_equal(get64(r.table.driver + table + 16 * k), far_apart[k].addr);
 	}
 	rig_close(&r);
 }
@@ -379,6 +409,8 @@ int main(void)
 	matrix_add_shapes(&m, "F-027 NOTIF_CONFIG_DATA", test_notif_config_data, data, 4);
 	matrix_add(&m, "F-018 addresses as given", test_addresses_as_given,
 		   ONLY_NEW | AT_LEAST_5 | NOT_HUGE | ALSO_IN_ORDER);
+	matrix_add(&m, "F-018 many addresses as given", test_many_addresses_as_given,
+		   ONLY_NEW | AT_LEAST_5 | ONLY_DIRECT | NOT_HUGE | ALSO_IN_ORDER);
 	matrix_add(&m, "F-018 table addresses as given", test_table_addresses_as_given,
 		   ONLY_NEW | AT_LEAST_5 | ONLY_INDIRECT | NOT_HUGE | ALSO_IN_ORDER);
 	matrix_add_one(&m, "F-021 layout follows the bit", test_layout_follows_the_bit);
