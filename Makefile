@@ -13,6 +13,7 @@
 #   make fuzz                   each fuzz target for FUZZ_SECONDS (30), see docs/fuzzing.md
 #   make check-mutants           break the rules one by one; the tests must notice (long)
 #   make soak-ring               10^8 notifications between two threads (minutes)
+#   make soak-driver             10^6 random steps of each configuration of pool and transfers (minutes)
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -58,6 +59,14 @@ soak-ring:
 	ninja -C $(BUILD)-soak tests/ring/test-ring-stress
 	$(BUILD)-soak/tests/ring/test-ring-stress --notifications 100000000
 
+soak-driver:
+	tools/setup.sh check
+	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
+	ninja -C $(BUILD)-soak tests/transfer/test-transfer-model-pool \
+		tests/transfer/test-transfer-model-transfers
+	$(BUILD)-soak/tests/transfer/test-transfer-model-pool --steps 1000000
+	$(BUILD)-soak/tests/transfer/test-transfer-model-transfers --steps 1000000
+
 check-mutants:
 	tools/setup.sh check
 	tools/mutants.py .
@@ -83,4 +92,4 @@ install:
 clean:
 	rm -rf build build-*
 
-.PHONY: all demo check check-asan check-tsan check-cross check-guest check-mutants soak-ring fuzz bench install clean
+.PHONY: all demo check check-asan check-tsan check-cross check-guest check-mutants soak-ring soak-driver fuzz bench install clean

@@ -157,6 +157,7 @@ struct virtq_miss {
  * virtq_device_miss - what virtq_device_pop() said -EAGAIN for
  * @q: the queue
  *
+ * Also of a pop that took some requests and stopped at a chain with a miss.
  * Good until the next pop. The same may be missed again, after an update that
  * was taken back meanwhile, or was forgotten.
  *

@@ -99,7 +99,8 @@ struct virtq_buffer {
  * @token:   of the buffer
  * @written: bytes from the start of its writable part that the device filled.
  *           Bytes behind that are undefined (2.7.8.3)
- * @id:      what names the ring entries that it keeps, if it keeps any
+ * @id:      what names the ring entries that it keeps; where virtq_driver_keeps()
+ *           says 1, VIRTQ_NOT_KEPT if it keeps none
  *
  * Since: 0.1
  */
@@ -108,6 +109,7 @@ struct virtq_completion {
 	uint32_t written;
 	uint32_t id;
 };
+#define VIRTQ_NOT_KEPT UINT32_MAX
 
 /**
  * virtq_driver_add - put buffers into the ring
@@ -133,10 +135,10 @@ VIRTQ_API int virtq_driver_add(struct virtq_driver *q, const struct virtq_buffer
 /**
  * virtq_driver_keeps - do buffers keep their ring entries?
  *
- * Return: 1 if the config asked for it and the layout allows it: split rings
- *	that are not in order. There a descriptor may lie anywhere and can be
- *	shown again as it is; elsewhere it has to be written in its turn, and
- *	add() does that. Never changes.
+ * Return: 1 if the config asked for it and the layout allows it: not in order,
+ *	where entries go in a circle. In a split ring every buffer does; in a
+ *	packed one those that take one entry, by one element or by a table.
+ *	Never changes.
  */
 VIRTQ_API int virtq_driver_keeps(const struct virtq_driver *q);
 
@@ -158,12 +160,15 @@ VIRTQ_API int virtq_driver_again(struct virtq_driver *q, const struct virtq_comp
 
 /**
  * virtq_driver_free - let kept ring entries go
- * @id: of a completion
+ * @q:     the queue
+ * @ids:   of completions
+ * @count: how many
  *
- * Return: 0; -EINVAL if nothing is kept under that id.
- * Thread: the owner. Since: 0.1
+ * Return: how many, from the front; or -EINVAL if nothing is kept under the first.
+ * Thread: the owner. No allocation, lock or system call. Since: 0.1
  */
-VIRTQ_API int virtq_driver_free(struct virtq_driver *q, uint32_t id);
+VIRTQ_API int virtq_driver_free(struct virtq_driver *q, const uint32_t *ids,
+				unsigned int count);
 
 /**
  * virtq_driver_unadd - take back buffers that the device has not been shown

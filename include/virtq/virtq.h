@@ -14,10 +14,13 @@
 #include <virtq/mem.h>
 #include <virtq/model.h>
 #include <virtq/notify.h>
+#include <virtq/pool.h>
+#include <virtq/port.h>
 #include <virtq/ring.h>
 #include <virtq/spec/blk.h>
 #include <virtq/spec/ring.h>
 #include <virtq/spec/virtio.h>
+#include <virtq/transfer.h>
 #include <virtq/transport.h>
 #include <virtq/version.h>
 #include <virtq/vhost_user.h>

@@ -255,6 +255,12 @@ static inline bool shm_refs_put(struct shm_refs *refs)
 	return __atomic_fetch_sub(&refs->count, 1, __ATOMIC_ACQ_REL) == 1;
 }
 
+/* A number that no other thread of ours gets from @next, until all 2^32 were had. */
+static inline uint32_t shm_serial(uint32_t *next)
+{
+	return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+}
+
 /* ---- Plain words that one thread of ours writes and others read. ---- */
 
 static inline uint64_t shm_word_read(const uint64_t *p)

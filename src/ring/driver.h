@@ -17,6 +17,15 @@ struct chain {
 	uint32_t entries;		/* ring entries it takes */
 };
 
+/*
+ * The one ring entry of a buffer in a packed ring that keeps: it is written anew
+ * each time it is shown, in its turn, and not read back from the ring.
+ */
+struct entry {
+	uint64_t addr;
+	uint64_t rest;			/* as packed_desc_store() has it; AVAIL and USED of any lap */
+};
+
 /* Serials that are never reached: of nothing, and of ring entries whose buffer is back. */
 #define NOT_IN_FLIGHT UINT64_MAX
 #define KEPT (UINT64_MAX - 1)
@@ -40,6 +49,7 @@ struct virtq_driver {
 		struct packed_driver packed;
 	};
 	struct chain *chains;
+	struct entry *kept;		/* by id; NULL unless the ring is packed and keeps */
 	struct virtq_desc *indirect;
 	uint64_t indirect_addr;
 	struct virtq_fault fault;

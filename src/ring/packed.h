@@ -181,21 +181,34 @@ ALWAYS_INLINE uint16_t packed_driver_id(const struct packed_driver *drv)
 	return drv->in_order ? drv->fill.next_id : drv->free[drv->free_count - 1];
 }
 
-/* Two stores: see packed_driver_stage() for why they need no order. */
-ALWAYS_INLINE void packed_desc_store(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
-				     uint32_t id, uint32_t flags)
+/* What of a descriptor lies behind its address, as one word. */
+ALWAYS_INLINE uint64_t packed_desc_rest(uint32_t len, uint32_t id, uint32_t flags)
 {
-	shm_store64(&desc->addr, addr);
-	shm_store_words(&desc->len, len, id, flags);
+	return len | (uint64_t)id << 32 | (uint64_t)flags << 48;
 }
 
-/* All but the flags. */
-ALWAYS_INLINE void packed_desc_store_held(struct pvirtq_desc *desc, uint64_t addr, uint32_t len,
-					  uint32_t id)
+/* Two stores: see packed_driver_stage() for why they need no order. */
+ALWAYS_INLINE void packed_desc_store(struct pvirtq_desc *desc, uint64_t addr, uint64_t rest)
 {
 	shm_store64(&desc->addr, addr);
-	shm_store32(&desc->len, len);
-	shm_store16(&desc->id, (uint16_t)id);
+	shm_store64((virtq_le64 *)(void *)&desc->len, rest);
+}
+
+/*
+ * Write the descriptor that is first of a batch, all but its flags: those stay of the
+ * lap before, so that the device keeps out, until they are published.
+ */
+ALWAYS_INLINE void packed_driver_hold(const struct packed_ring *ring, struct packed_fill *fill,
+				      uint16_t slot, uint64_t addr, uint64_t rest)
+{
+	struct pvirtq_desc *desc = &ring->desc[slot];
+
+	fill->staged = true;
+	fill->staged_slot = slot;
+	fill->staged_flags = (uint16_t)(rest >> 48);
+	shm_store64(&desc->addr, addr);
+	shm_store32(&desc->len, (uint32_t)rest);
+	shm_store16(&desc->id, (uint16_t)(rest >> 32));
 }
 
 /*
@@ -218,23 +231,17 @@ ALWAYS_INLINE uint16_t packed_driver_stage(struct packed_driver *drv,
 	else
 		drv->free_count--;
 	for (uint32_t i = 0; i < count; i++) {
-		uint16_t flags = (uint16_t)(extra_flags |
-					    (i >= readable ? VIRTQ_DESC_F_WRITE : 0) |
-					    (i + 1 < count ? VIRTQ_DESC_F_NEXT : 0) |
-					    packed_avail_flags(fill->avail.wrap));
+		uint32_t flags = extra_flags | packed_avail_flags(fill->avail.wrap) |
+				 (i >= readable ? VIRTQ_DESC_F_WRITE : 0u) |
+				 (i + 1 < count ? VIRTQ_DESC_F_NEXT : 0u);
+		/* Only the last member's id counts (2.8.6); the others carry it too. */
+		uint64_t rest = packed_desc_rest(segs[i].len, id, flags);
 		uint16_t slot = fill->avail.slot;
 
-		/* Only the last member's id counts (2.8.6); the others carry it too. */
-		if (!fill->staged) {
-			fill->staged = true;
-			fill->staged_slot = slot;
-			fill->staged_flags = flags;
-			packed_desc_store_held(&drv->ring.desc[slot], segs[i].addr, segs[i].len,
-					       id);
-		} else {
-			packed_desc_store(&drv->ring.desc[slot], segs[i].addr, segs[i].len, id,
-					  flags);
-		}
+		if (fill->staged)
+			packed_desc_store(&drv->ring.desc[slot], segs[i].addr, rest);
+		else
+			packed_driver_hold(&drv->ring, fill, slot, segs[i].addr, rest);
 		packed_advance(&fill->avail, 1, drv->ring.size);
 	}
 	fill->moved += count;

@@ -499,8 +499,8 @@ static void do_kept(struct run *r)
 				return;
 	again.token = b;
 	if (how & 2) {
-		rc = virtq_driver_free(r->q, again.id);
-		FUZZ_CHECK(rc == (b ? 0 : -EINVAL));
+		rc = virtq_driver_free(r->q, &again.id, 1);
+		FUZZ_CHECK(rc == (b ? 1 : -EINVAL));
 		if (!b)
 			return;
 		FUZZ_CHECK(b->entries ? virtq_driver_room(r->q) == room + b->entries :

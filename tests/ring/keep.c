@@ -20,7 +20,13 @@ static void open_keeping(struct rig *r, const struct shape *shape)
 
 static bool keeps(const struct shape *shape)
 {
-	return !shape->packed && !shape->in_order;
+	return !shape->in_order;
+}
+
+/* Elements of a chain that is kept: in a packed ring, one or a table. */
+static uint32_t elems(const struct shape *shape)
+{
+	return shape->packed && !shape->indirect ? 1 : CHAIN_ELEMS;
 }
 
 /* Ring entries of a chain of @count elements. */
@@ -59,7 +65,7 @@ static void use_chain(struct rig *r, uint32_t count, uintptr_t token)
 	virtq_device_publish(r->device);
 }
 
-/* Only split rings that are not in order keep; the others free as ever. */
+/* Rings that are in order free as ever. */
 static void test_which_layouts(void **state)
 {
 	const struct shape *shape = *state;
@@ -75,7 +81,7 @@ static void test_which_layouts(void **state)
 	assert_int_equal(virtq_driver_in_flight(r.driver), 0);
 	if (!keeps(shape)) {
 		assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EINVAL);
-		assert_int_equal(virtq_driver_free(r.driver, done.id), -EINVAL);
+		assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), -EINVAL);
 	}
 	rig_close(&r);
 
@@ -87,30 +93,35 @@ static void test_which_layouts(void **state)
 	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size);
 	assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EINVAL);
-	assert_int_equal(virtq_driver_free(r.driver, done.id), -EINVAL);
+	assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), -EINVAL);
 	rig_close(&r);
 }
 
-/* The table is not written when a chain is shown again, and the device finds it whole. */
+/*
+ * In a split ring the descriptors are not written when a chain is shown again, and in no
+ * ring the table is; the device finds it whole.
+ */
 static void test_again(void **state)
 {
 	const struct shape *shape = *state;
-	uint32_t rounds = shape->size == 1 ? 1 : 70000;	/* beyond what an index counts */
+	uint32_t rounds = 70000;	/* beyond what an index counts */
+	uint32_t count = elems(shape), room = shape->size - entries(shape, count);
 	struct virtq_completion done;
-	uint32_t room;
 	struct rig r;
 
 	open_keeping(&r, shape);
-	add_chain(&r, CHAIN_ELEMS, 7);
-	room = shape->size - entries(shape, CHAIN_ELEMS);
+	add_chain(&r, count, 7);
 	for (uint32_t i = 0; i < rounds; i++) {
-		if (i == 1)	/* from here on a store to it is a fault */
-			piece_protect(&r.desc, PROT_READ, PROT_READ);
+		if (i == 1) {	/* from here on a store to it is a fault */
+			piece_protect(&r.table, PROT_READ, PROT_READ);
+			if (!shape->packed)
+				piece_protect(&r.desc, PROT_READ, PROT_READ);
+		}
 		assert_int_equal(virtq_driver_in_flight(r.driver), 1);
 		virtq_driver_publish(r.driver);
-		use_chain(&r, CHAIN_ELEMS, 7);
+		use_chain(&r, count, 7);
 		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
-		assert_int_equal(done.written, 7);
+		assert_int_equal(done.written, count == CHAIN_ELEMS ? 7 : 0);
 		assert_int_equal(virtq_driver_in_flight(r.driver), 0);
 		assert_int_equal(virtq_driver_room(r.driver), room);
 		done.token = token_of(i);
@@ -118,9 +129,82 @@ static void test_again(void **state)
 		assert_int_equal(virtq_driver_room(r.driver), room);
 	}
 	virtq_driver_publish(r.driver);
-	use_chain(&r, CHAIN_ELEMS, 7);
+	use_chain(&r, count, 7);
 	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
 	assert_int_equal(token_value(done.token), rounds - 1);
+	rig_close(&r);
+}
+
+/* Readable and writable buffers of one element come again as what they were. */
+static void test_both_directions(void **state)
+{
+	const struct shape *shape = *state;
+	struct virtq_completion done[4];
+	struct virtq_req *req;
+	struct rig r;
+
+	open_keeping(&r, shape);
+	for (uint32_t i = 0; i < 4; i++)
+		assert_int_equal(rig_add(&r, (i & 1 ? RIG_WRITABLE_GPA : RIG_DATA_GPA) + i * 64,
+					 10 + i, i & 1, token_of(i)), 1);
+	for (uint32_t turn = 0; turn < 3; turn++) {
+		virtq_driver_publish(r.driver);
+		for (uint32_t i = 0; i < 4; i++) {
+			assert_int_equal(virtq_device_pop(r.device, &req, 1), 1);
+			assert_int_equal(req->rd.bytes, i & 1 ? 0 : 10 + i);
+			assert_int_equal(req->wr.bytes, i & 1 ? 10 + i : 0);
+			virtq_req_wrote(req, req->wr.bytes);
+			virtq_device_push(r.device, &req, 1);
+		}
+		virtq_device_publish(r.device);
+		assert_int_equal(virtq_driver_get(r.driver, done, 4), 4);
+		for (uint32_t i = 0; i < 4; i++)
+			assert_int_equal(done[i].written, i & 1 ? 10 + i : 0);
+		assert_int_equal(virtq_driver_again(r.driver, done, 4), 4);
+	}
+	rig_close(&r);
+}
+
+/* Whoever asked for a kick gets one also for what is shown again. */
+static void test_kick(void **state)
+{
+	const struct shape *shape = *state;
+	struct virtq_completion done;
+	struct rig r;
+
+	open_keeping(&r, shape);
+	for (uint32_t i = 0; i < 2 * shape->size + 3; i++) {
+		if (!i)
+			assert_int_equal(rig_add(&r, RIG_DATA_GPA, 8, false, NULL), 1);
+		assert_int_equal(virtq_device_arm(r.device), 0);
+		assert_int_equal(virtq_driver_publish(r.driver), 1);
+		rig_serve(&r, 1);
+		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+		assert_int_equal(virtq_driver_again(r.driver, &done, 1), 1);
+	}
+	rig_close(&r);
+}
+
+/* In a packed ring a chain of several entries keeps none of them, and says so. */
+static void test_several_entries(void **state)
+{
+	const struct shape *shape = *state;
+	struct virtq_completion done;
+	struct rig r;
+
+	open_keeping(&r, shape);
+	for (uint32_t i = 0; i < 3 * shape->size; i++) {
+		add_chain(&r, CHAIN_ELEMS, 1);
+		virtq_driver_publish(r.driver);
+		use_chain(&r, CHAIN_ELEMS, 1);
+		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+		assert_int_equal(done.id, VIRTQ_NOT_KEPT);
+		assert_int_equal(virtq_driver_room(r.driver), shape->size);
+		assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EINVAL);
+		assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), -EINVAL);
+		for (uint32_t id = 0; id < shape->size; id++)
+			assert_int_equal(virtq_driver_free(r.driver, &id, 1), -EINVAL);
+	}
 	rig_close(&r);
 }
 
@@ -166,17 +250,17 @@ static void test_wrong_ids(void **state)
 	open_keeping(&r, shape);
 	for (unsigned int i = 0; i < 3; i++) {	/* nothing is kept yet */
 		assert_int_equal(virtq_driver_again(r.driver, &bad[i], 1), -EINVAL);
-		assert_int_equal(virtq_driver_free(r.driver, bad[i].id), -EINVAL);
+		assert_int_equal(virtq_driver_free(r.driver, &bad[i].id, 1), -EINVAL);
 	}
 	add_chain(&r, 1, 1);
 	for (uint32_t id = 0; id < shape->size; id++)	/* nor while it is in flight */
-		assert_int_equal(virtq_driver_free(r.driver, id), -EINVAL);
+		assert_int_equal(virtq_driver_free(r.driver, &id, 1), -EINVAL);
 	virtq_driver_publish(r.driver);
 	use_chain(&r, 1, 1);
 	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
-	assert_int_equal(virtq_driver_free(r.driver, done.id), 0);
+	assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), 1);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size);
-	assert_int_equal(virtq_driver_free(r.driver, done.id), -EINVAL);
+	assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), -EINVAL);
 	assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EINVAL);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size);
 	rig_close(&r);
@@ -186,30 +270,36 @@ static void test_wrong_ids(void **state)
 static void test_let_go(void **state)
 {
 	const struct shape *shape = *state;
-	uint32_t count = shape->size / entries(shape, CHAIN_ELEMS);
+	uint32_t length = elems(shape), count = shape->size / entries(shape, length);
 	struct virtq_completion *done = calloc(count, sizeof(*done));
+	uint32_t *ids = calloc(count + 1, sizeof(*ids));
 	struct virtq_buffer one = { &(struct virtq_seg){ RIG_DATA_GPA, 1 }, 1, 0, NULL };
 	struct rig r;
 
-	assert_non_null(done);
+	assert_true(done && ids);
 	if (count > 1000)
 		count = 1000;
 	open_keeping(&r, shape);
 	for (uint32_t turn = 0; turn < 3; turn++) {
 		for (uint32_t i = 0; i < count; i++)
-			add_chain(&r, CHAIN_ELEMS, i);
+			add_chain(&r, length, i);
 		virtq_driver_publish(r.driver);
 		for (uint32_t i = 0; i < count; i++)
-			use_chain(&r, CHAIN_ELEMS, i);
+			use_chain(&r, length, i);
 		assert_int_equal(virtq_driver_get(r.driver, done, count), count);
 		for (uint32_t i = 0; i < count; i++)
-			assert_int_equal(virtq_driver_free(r.driver, done[i * 7919 % count].id), 0);
+			ids[i] = done[i * 7919 % count].id;
+		ids[count] = ids[0];	/* twice: so far, and no further */
+		assert_int_equal(virtq_driver_free(r.driver, ids, 0), 0);
+		assert_int_equal(virtq_driver_free(r.driver, ids, 1), 1);
+		assert_int_equal(virtq_driver_free(r.driver, ids + 1, count), count - 1);
 		assert_int_equal(virtq_driver_room(r.driver), shape->size);
 	}
 	for (uint32_t i = 0; i < shape->size; i++)
 		assert_int_equal(virtq_driver_add(r.driver, &one, 1), 1);
 	assert_int_equal(virtq_driver_add(r.driver, &one, 1), -ENOSPC);
 	free(done);
+	free(ids);
 	rig_close(&r);
 }
 
@@ -226,9 +316,19 @@ static void test_device_uses_what_is_kept(void **state)
 	virtq_driver_publish(r.driver);
 	use_chain(&r, 1, 1);
 	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
-	put32(r.device_area.device + 4 + 8 * (((shape->moved ? shape->start : 0) + 1) %
-					      shape->size), done.id);
-	put16(r.device_area.device + 2, (uint16_t)((shape->moved ? shape->start : 0) + 2));
+	if (shape->packed) {
+		uint32_t slot = (shape->moved ? shape->start : 0) + 1;
+		bool wrap = !shape->moved ^ (slot >= shape->size);
+		uint8_t *desc = r.desc.device + 16 * (slot % shape->size);
+
+		put16(desc + 12, (uint16_t)done.id);
+		put16(desc + 14, wrap ? F_AVAIL | F_USED : 0);
+	} else {
+		uint32_t at = (shape->moved ? shape->start : 0) + 1;
+
+		put32(r.device_area.device + 4 + 8 * (at % shape->size), done.id);
+		put16(r.device_area.device + 2, (uint16_t)(at + 1));
+	}
 	assert_int_equal(virtq_driver_get(r.driver, &done, 1), -EBADMSG);
 	assert_int_equal(virtq_driver_fault(r.driver).code, VIRTQ_FAULT_USED_ID);
 	assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EBADMSG);
@@ -240,16 +340,16 @@ static void test_unadd_and_detach(void **state)
 {
 	const struct shape *shape = *state;
 	struct virtq_completion done[3], back[3];
-	uint32_t each = entries(shape, CHAIN_ELEMS);
+	uint32_t count = elems(shape), each = entries(shape, count);
 	void *token;
 	struct rig r;
 
 	open_keeping(&r, shape);
 	for (uintptr_t i = 0; i < 3; i++)
-		add_chain(&r, CHAIN_ELEMS, i);
+		add_chain(&r, count, i);
 	virtq_driver_publish(r.driver);
 	for (uintptr_t i = 0; i < 3; i++)
-		use_chain(&r, CHAIN_ELEMS, i);
+		use_chain(&r, count, i);
 	assert_int_equal(virtq_driver_get(r.driver, done, 3), 3);
 	assert_int_equal(virtq_driver_unadd(r.driver, back, 3), 0);
 	assert_int_equal(virtq_driver_again(r.driver, done, 2), 2);
@@ -257,7 +357,7 @@ static void test_unadd_and_detach(void **state)
 	assert_int_equal(token_value(back[0].token), 1);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size - 2 * each);
 	assert_int_equal(virtq_driver_again(r.driver, &done[1], 1), -EINVAL);
-	assert_int_equal(virtq_driver_free(r.driver, done[1].id), -EINVAL);
+	assert_int_equal(virtq_driver_free(r.driver, &done[1].id, 1), -EINVAL);
 	/* The other one is shown, and never comes back; the third is kept. */
 	virtq_driver_publish(r.driver);
 	virtq_driver_stop(r.driver);
@@ -268,31 +368,74 @@ static void test_unadd_and_detach(void **state)
 	rig_close(&r);
 }
 
+/*
+ * S-DRV-042, S-DRV-025: what is shown again and taken back unpublished is free, all of it
+ * and once; what is still kept is not.
+ */
+static void test_unadd_frees(void **state)
+{
+	const struct shape *shape = *state;
+	uint32_t each = entries(shape, CHAIN_ELEMS), slot;
+	uint16_t at = (uint16_t)((shape->moved ? shape->start : 0) + 3);
+	struct virtq_buffer one = { &(struct virtq_seg){ RIG_DATA_GPA, 1 }, 1, 0, NULL };
+	bool *taken = calloc(shape->size, sizeof(*taken));
+	struct virtq_completion done[3], back[3];
+	struct rig r;
+
+	assert_non_null(taken);
+	open_keeping(&r, shape);
+	for (uintptr_t i = 0; i < 3; i++)
+		add_chain(&r, CHAIN_ELEMS, i);
+	virtq_driver_publish(r.driver);
+	for (uintptr_t i = 0; i < 3; i++)
+		use_chain(&r, CHAIN_ELEMS, i);
+	assert_int_equal(virtq_driver_get(r.driver, done, 3), 3);
+	assert_int_equal(virtq_driver_again(r.driver, done, 2), 2);
+	assert_int_equal(virtq_driver_unadd(r.driver, back, 3), 2);
+	slot = done[2].id;
+	for (uint32_t i = 0; i < each; i++) {
+		taken[slot] = true;
+		slot = get16(split_desc(&r, slot) + 14);
+	}
+	for (uint32_t i = each; i < shape->size; i++) {
+		assert_int_equal(virtq_driver_add(r.driver, &one, 1), 1);
+		slot = get16(avail_ring(&r, at++));
+		assert_true(slot < shape->size && !taken[slot]);
+		taken[slot] = true;
+	}
+	assert_int_equal(virtq_driver_add(r.driver, &one, 1), -ENOSPC);
+	free(taken);
+	rig_close(&r);
+}
+
 /* Between chains that are kept others come and go, and the entries of no two overlap. */
 static void test_among_others(void **state)
 {
 	const struct shape *shape = *state;
+	uint32_t length = elems(shape);
+	bool tight = shape->size < 2 * entries(shape, CHAIN_ELEMS);
 	struct virtq_completion kept, done;
 	struct rig r;
 
 	open_keeping(&r, shape);
-	add_chain(&r, CHAIN_ELEMS, 1);
+	add_chain(&r, length, 1);
 	virtq_driver_publish(r.driver);
-	use_chain(&r, CHAIN_ELEMS, 1);
+	use_chain(&r, length, 1);
 	assert_int_equal(virtq_driver_get(r.driver, &kept, 1), 1);
 	for (uintptr_t i = 2; i < 200; i++) {
-		add_chain(&r, i & 1 ? 1 : CHAIN_ELEMS - (shape->size < 2 * CHAIN_ELEMS &&
-							 !shape->indirect ? 2 : 0), i);
+		uint32_t other = i & 1 || tight ? 1 : CHAIN_ELEMS;
+
+		add_chain(&r, other, i);
 		if (i % 3 == 0)
 			assert_int_equal(virtq_driver_again(r.driver, &kept, 1), 1);
 		virtq_driver_publish(r.driver);
-		use_chain(&r, i & 1 || (shape->size < 2 * CHAIN_ELEMS && !shape->indirect) ? 1 :
-			  CHAIN_ELEMS, i);
+		use_chain(&r, other, i);
 		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
 		assert_int_equal(token_value(done.token), i);
-		assert_int_equal(virtq_driver_free(r.driver, done.id), 0);
+		assert_int_equal(virtq_driver_free(r.driver, &done.id, 1),
+				 done.id == VIRTQ_NOT_KEPT ? -EINVAL : 1);
 		if (i % 3 == 0) {
-			use_chain(&r, CHAIN_ELEMS, 1);
+			use_chain(&r, length, 1);
 			assert_int_equal(virtq_driver_get(r.driver, &kept, 1), 1);
 			assert_int_equal(token_value(kept.token), 1);
 		}
@@ -302,17 +445,20 @@ static void test_among_others(void **state)
 
 int main(void)
 {
-	const unsigned int split = ONLY_SPLIT;
 	struct matrix m = { 0 };
 
 	matrix_add(&m, "which layouts", test_which_layouts, ALSO_IN_ORDER);
-	matrix_add(&m, "again", test_again, split | AT_LEAST_5 | NOT_HUGE);
-	matrix_add(&m, "batch", test_batch, split | AT_LEAST_5);
-	matrix_add(&m, "wrong ids", test_wrong_ids, split);
-	matrix_add(&m, "free", test_let_go, split | AT_LEAST_256 | NOT_HUGE);
-	matrix_add(&m, "device uses what is kept", test_device_uses_what_is_kept,
-		   split | AT_LEAST_2);
-	matrix_add(&m, "unadd and detach", test_unadd_and_detach, split | AT_LEAST_256);
-	matrix_add(&m, "among others", test_among_others, split | AT_LEAST_5 | NOT_HUGE);
+	matrix_add(&m, "again", test_again, AT_LEAST_5 | NOT_HUGE);
+	matrix_add(&m, "both directions", test_both_directions, AT_LEAST_5);
+	matrix_add(&m, "kick", test_kick, NOT_HUGE);
+	matrix_add(&m, "several entries", test_several_entries,
+		   ONLY_PACKED | ONLY_DIRECT | AT_LEAST_5 | NOT_HUGE);
+	matrix_add(&m, "batch", test_batch, AT_LEAST_5);
+	matrix_add(&m, "wrong ids", test_wrong_ids, 0);
+	matrix_add(&m, "let go", test_let_go, AT_LEAST_256 | NOT_HUGE);
+	matrix_add(&m, "device uses what is kept", test_device_uses_what_is_kept, AT_LEAST_2);
+	matrix_add(&m, "unadd and detach", test_unadd_and_detach, AT_LEAST_256);
+	matrix_add(&m, "S-DRV-042 unadd frees", test_unadd_frees, ONLY_SPLIT | AT_LEAST_256);
+	matrix_add(&m, "among others", test_among_others, AT_LEAST_5 | NOT_HUGE);
 	return matrix_run(&m, "kept ring entries");
 }

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* The inside of a port, for the pool and the transfers that are built on one. */
+#ifndef VIRTQ_TRANSFER_PORT_H
+#define VIRTQ_TRANSFER_PORT_H
+
+#include <stdbool.h>
+
+#include <virtq/port.h>
+
+/* @timeout_ms as a point in time of CLOCK_MONOTONIC, in nanoseconds; -1 for ever. */
+int64_t port_deadline(const struct virtq_wait *wait);
+
+/*
+ * Sleep until the call fd, or @other_fd if that is not -1, becomes readable,
+ * or the deadline. Both fds are left as they are, and the ring is not looked at:
+ * the caller has armed it. Any number of threads at a time.
+ *
+ * Return: 1 one of them is readable, 0 the time was over; -ECANCELED,
+ *	-ESHUTDOWN, -EINTR or what poll says.
+ */
+int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
+	       int other_fd);
+
+/* As port_sleep(), but for @other_fd alone: somebody else sees to the call fd. */
+int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
+		  int other_fd);
+
+/* Return only when no thread sleeps in port_sleep() any more; after virtq_port_shutdown(). */
+void port_await_sleepers(struct virtq_port *port);
+
+/* Has it been shut down? Thread: any. */
+bool port_closed(const struct virtq_port *port);
+
+/* Kick. An error is kept for port_kick_error(). */
+void port_kick(struct virtq_port *port);
+
+/* 0, or why the last kick could not be sent; told once. Thread: the owner. */
+int port_kick_error(struct virtq_port *port);
+
+#endif

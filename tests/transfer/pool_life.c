@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pool, as time goes on: publishing and kicks, waiting, what a broken ring and a reset
+ * leave of it, its end, and guard mode. In every layout.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "pool_rig.h"
+
+static const struct virtq_wait forever = { .timeout_ms = -1 }, briefly = { .timeout_ms = 20 };
+
+/* ---- Publishing ------------------------------------------------------------------------ */
+
+static void test_one_publication_and_one_kick(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[8];
+	struct virtq_pool_room room;
+	uint64_t kicks;
+	struct rig r;
+	int fd;
+
+	rig_open(&r, *layout, &config);
+	fd = virtq_port_kick_fd(r.port);
+	assert_int_equal(virtq_device_arm(r.far.device), 0);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, VIRTQ_POOL_MORE, NULL), 4);
+	assert_int_equal(rig_serve(&r, 9, 0, 0), 0);
+	assert_false(fd_readable(fd));
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, 0, NULL), 4);
+	assert_int_equal(read(fd, &kicks, 8), 8);
+	assert_int_equal(kicks, 1);
+	assert_int_equal(rig_serve(&r, 9, 0, 0), 8);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 8, NULL), 8);
+	assert_int_equal(virtq_pool_recycle(r.pool, chains, 8, VIRTQ_POOL_MORE), 8);
+	assert_int_equal(rig_serve(&r, 9, 0, 0), 0);
+	assert_int_equal(virtq_pool_publish(r.pool), 0);
+	assert_int_equal(rig_serve(&r, 9, 0, 0), 8);
+	room = virtq_pool_room(r.pool);
+	assert_int_equal(room.in_flight, 8);
+
+	/* What is with the device is with it, also if nobody could be told. */
+	virtq_notify_clear(fd);
+	assert_int_equal(virtq_device_arm(r.far.device), 0);
+	{
+		int null = open("/dev/null", O_RDONLY);
+
+		assert_true(dup2(null, fd) == fd);
+		close(null);
+	}
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 10, NULL, 0, NULL), 2);
+	assert_int_equal(virtq_pool_publish(r.pool), -EBADF);
+	assert_int_equal(virtq_pool_publish(r.pool), 0);
+	assert_int_equal(rig_serve(&r, 9, 0, 0), 2);
+	rig_close(&r);
+}
+
+/* ---- Waiting ----------------------------------------------------------------------------- */
+
+struct helper {
+	struct rig *r;
+	int delay_ms;
+	unsigned int serve;
+	int signal_fd;
+	bool close;
+};
+
+static void *help(void *arg)
+{
+	struct helper *h = arg;
+	struct timespec pause = { 0, h->delay_ms * 1000000L };
+
+	nanosleep(&pause, NULL);
+	if (h->serve)
+		rig_serve(h->r, h->serve, 1, 0);
+	if (h->signal_fd >= 0)
+		virtq_notify_send(h->signal_fd);
+	if (h->close)
+		virtq_pool_close(h->r->pool);
+	return NULL;
+}
+
+static pthread_t start_help(struct helper *h)
+{
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, help, h), 0);
+	return thread;
+}
+
+static void test_waiting_to_take(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct helper h = { .delay_ms = 20, .serve = 3, .signal_fd = -1 };
+	struct virtq_chain chains[8];
+	struct virtq_wait wait = forever;
+	struct rig r;
+	int cancel;
+
+	rig_open(&r, *layout, &config);
+	h.r = &r;
+	cancel = virtq_notify_open();
+	assert_true(cancel >= 0);
+	wait.cancel_fd = &cancel;
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 6, 10, NULL, VIRTQ_POOL_MORE, NULL), 6);
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		pthread_t thread = start_help(&h);
+
+		/* It publishes what was not; and what is there is not waited for. */
+		assert_int_equal(virtq_pool_take(r.pool, chains, 2, &wait), 2);
+		pthread_join(thread, NULL);
+		assert_int_equal(virtq_pool_take(r.pool, chains + 2, 8, &wait), 1);
+		assert_int_equal(virtq_pool_take(r.pool, chains + 3, 5, &briefly), 0);
+		assert_int_equal(virtq_pool_recycle(r.pool, chains, 3, VIRTQ_POOL_MORE), 3);
+	}
+	h.serve = 0;
+	h.signal_fd = cancel;
+	{
+		pthread_t thread = start_help(&h);
+
+		assert_int_equal(virtq_pool_take(r.pool, chains, 2, &wait), -ECANCELED);
+		pthread_join(thread, NULL);
+	}
+	/* It is polled and never read: it goes on to say so. */
+	assert_int_equal(virtq_pool_take(r.pool, chains, 2, &wait), -ECANCELED);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 2, &wait), 1);
+	rig_close(&r);
+	close(cancel);
+}
+
+static void test_waiting_for_room(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct helper h = { .delay_ms = 20, .serve = 16, .signal_fd = -1 };
+	struct virtq_chain chains[24];
+	struct rig r;
+	pthread_t thread;
+
+	rig_open(&r, *layout, &config);
+	h.r = &r;
+	/* Ring entries: any chain that comes back brings some, and is kept to be taken. */
+	thread = start_help(&h);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 20, 1, NULL, 0, &forever), 20);
+	pthread_join(thread, NULL);
+	assert_room(&r, 4, 0, 20);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 24, NULL), 16);
+	for (unsigned int i = 0; i < 16; i++)
+		assert_true(chains[i].id == chains[0].id + i && chains[i].written == 1);
+	assert_int_equal(virtq_pool_recycle(r.pool, chains, 16, 0) > 0, 1);
+	rig_close(&r);
+
+	/* Items: only what is freed as it comes back brings some. */
+	config.items = 8;
+	rig_open(&r, *layout, &config);
+	h.r = &r;
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 8, 1, chains, 0, NULL), 8);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &forever), -EDEADLK);
+	assert_int_equal(rig_serve(&r, 2, 1, 0), 2);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &forever), -EDEADLK);
+	assert_room(&r, 0, 0, 8);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, NULL), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &forever), -EDEADLK);
+	assert_int_equal(virtq_pool_free(r.pool, chains, 1), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &forever), 1);
+	assert_int_equal(virtq_pool_abandon(r.pool, &chains[3], 1), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &briefly), -ENOSPC);
+	thread = start_help(&h);
+	/* The first is waited for; for the second nothing is left that could bring an item. */
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 1, NULL, 0, &forever), 1);
+	pthread_join(thread, NULL);
+	rig_close(&r);
+}
+
+static void test_somebody_elses_poll(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[16];
+	struct rig r;
+	int fd;
+
+	rig_open(&r, *layout, &config);
+	fd = virtq_port_call_fd(r.port);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 10, NULL, VIRTQ_POOL_MORE, NULL),
+			 16);
+	for (unsigned int turn = 0; turn < 5; turn++) {
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		assert_false(fd_readable(fd));
+		assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+		assert_true(fd_readable(fd));
+		assert_int_equal(virtq_pool_arm(r.pool), 1);
+		assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), 1);
+		assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 0), 1);
+	}
+	/* What was laid by is there to be taken, though the ring is empty. */
+	assert_int_equal(rig_serve(&r, 2, 1, 0), 2);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 9, ITEM, NULL, 0, NULL), 2);
+	assert_int_equal(virtq_pool_arm(r.pool), 1);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 9, NULL), 2);
+	assert_int_equal(virtq_pool_arm(r.pool), 0);
+	far_break(&r.far);
+	assert_int_equal(virtq_pool_arm(r.pool), 1);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), -EBADMSG);
+	assert_int_equal(virtq_pool_arm(r.pool), -EBADMSG);
+	rig_close(&r);
+}
+
+/* ---- The end, and beginning again ----------------------------------------------------------- */
+
+static void test_close(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct helper h = { .delay_ms = 20, .signal_fd = -1, .close = true };
+	struct virtq_offer offer = { .writable_bytes = 5 };
+	struct virtq_chain chains[4];
+	struct virtq_span span;
+	uint8_t byte;
+	pthread_t thread;
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	h.r = &r;
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, 0, NULL), 4);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, NULL), 1);
+	thread = start_help(&h);
+	assert_int_equal(virtq_pool_take(r.pool, chains + 1, 1, &forever), -ESHUTDOWN);
+	pthread_join(thread, NULL);
+	virtq_pool_close(r.pool);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, &forever), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, chains, 0, &forever), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, chains, 0, NULL), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 0), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_free(r.pool, chains, 1), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_abandon(r.pool, chains, 1), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_alloc(r.pool, 1, 1, chains), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_spans(r.pool, chains, VIRTQ_PART_WRITABLE, &span, 1),
+			 -ESHUTDOWN);
+	assert_int_equal(virtq_pool_copy_out(r.pool, chains, VIRTQ_PART_WRITABLE, 0, &byte, 1),
+			 -ESHUTDOWN);
+	assert_int_equal(virtq_pool_copy_in(r.pool, chains, 0, &byte, 1), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_resize(r.pool, chains, 1), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_publish(r.pool), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_arm(r.pool), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_reset(r.pool), -ESHUTDOWN);
+	assert_room(&r, 20, 1, 3);
+	rig_close(&r);
+	virtq_pool_destroy(NULL);
+}
+
+/* UNTRUSTED: a device that breaks the ring. */
+static void test_broken_and_reset(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[16], held, waiting[16];
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 10, 1500, chains, 0, NULL) > 0,
+				 1);
+		assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &held, 1, NULL), 1);
+		assert_int_equal(virtq_pool_abandon(r.pool, &chains[1], 1), 1);
+		assert_int_equal(rig_serve(&r, 2, 1, 7), 2);
+		far_break(&r.far);
+		/* Good ones first. Number 1 is forgotten, so number 2 is what comes. */
+		assert_int_equal(virtq_pool_take(r.pool, waiting, 8, NULL), 1);
+		assert_true(waiting[0].id == chains[2].id);
+		assert_int_equal(virtq_pool_take(r.pool, waiting + 1, 8, &forever), -EBADMSG);
+		assert_int_equal(virtq_pool_recycle(r.pool, waiting, 1, 0), -EBADMSG);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &forever),
+				 -EBADMSG);
+		/* What is the caller's still is. */
+		assert_int_equal(virtq_pool_free(r.pool, waiting, 1), 1);
+		assert_int_equal(virtq_pool_reset(r.pool), -EBUSY);
+		virtq_driver_stop(r.q);
+		assert_true(virtq_pool_reset(r.pool) > 0);
+		rig_again(&r);
+		assert_room(&r, 22, 1, 0);
+		/* It has no entries of the new ring, and gets some. */
+		assert_int_equal(virtq_pool_recycle(r.pool, &held, 1, 0), 1);
+		assert_int_equal(rig_serve(&r, 1, 5, 5), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &held, 1, NULL), 1);
+		assert_int_equal(held.written, 5);
+		assert_int_equal(virtq_pool_free(r.pool, &held, 1), 1);
+		assert_room(&r, 24, 0, 0);
+	}
+	rig_close(&r);
+}
+
+static void test_reset_keeps_what_was_used(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[16], taken[8];
+	uint8_t out[64];
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 6, 64, chains, 0, NULL), 6);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 64, chains + 6, VIRTQ_POOL_MORE,
+						   NULL), 1);
+	assert_int_equal(rig_serve(&r, 2, 64, 3), 2);
+	assert_int_equal(virtq_pool_reset(r.pool), -EBUSY);
+	virtq_driver_stop(r.q);
+	assert_int_equal(virtq_pool_reset(r.pool), 5);
+	rig_again(&r);
+	assert_room(&r, 22, 0, 2);
+	assert_int_equal(virtq_pool_free(r.pool, &chains[6], 1), -ESTALE);
+	assert_int_equal(virtq_pool_take(r.pool, taken, 8, &forever), 2);
+	assert_true(taken[0].id == chains[0].id && taken[1].id == chains[1].id);
+	assert_int_equal(virtq_pool_copy_out(r.pool, &taken[1], VIRTQ_PART_WRITTEN, 0, out, 64),
+			 64);
+	assert_filled(out, 4, 64);
+	assert_int_equal(virtq_pool_recycle(r.pool, taken, 2, 0), 2);
+	assert_int_equal(rig_serve(&r, 9, 1, 0), 2);
+	/* A second time, with nothing in flight. */
+	assert_int_equal(virtq_pool_take(r.pool, taken, 8, NULL), 2);
+	assert_int_equal(virtq_pool_free(r.pool, taken, 2), 2);
+	virtq_driver_stop(r.q);
+	assert_int_equal(virtq_pool_reset(r.pool), 0);
+	rig_again(&r);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 64, chains, 0, NULL), 16);
+	rig_close(&r);
+}
+
+/* ---- Guard mode ------------------------------------------------------------------------------ */
+
+/* The signal by which a child dies that touches @at, or 0. */
+static int dies_of(volatile uint8_t *at, bool write)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		if (write)
+			*at = 1;
+		else
+			(void)*at;
+		_exit(0);
+	}
+	assert_true(waitpid(pid, &status, 0) == pid);
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void test_guard(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[4];
+	struct virtq_span spans[4];
+	uint8_t data[9000], *page;
+	struct rig r;
+
+	config.item_bytes = 4096;
+	config.guard = true;
+	rig_open(&r, *layout, &config);
+	fill(data, 2, sizeof(data));
+	assert_int_equal(offer_one(&r, data, 9000, 100, &chains[0]), 1);
+	assert_int_equal(rig_serve(&r, 1, 100, 6), 1);
+	assert_int_equal(r.seen_bytes, 9000);
+	assert_filled(r.seen, 2, 9000);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, NULL), 1);
+	assert_int_equal(virtq_pool_spans(r.pool, chains, VIRTQ_PART_WRITTEN, spans, 4), 1);
+	assert_filled(spans[0].base, 6, 100);
+	page = spans[0].base;
+	assert_int_equal(dies_of(page, true), 0);
+	assert_int_equal(virtq_pool_spans(r.pool, chains, VIRTQ_PART_READABLE, spans, 4), 3);
+	assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 0), 1);
+	assert_int_equal(dies_of(page, false), SIGSEGV);
+	assert_int_equal(dies_of(page, true), SIGSEGV);
+	assert_int_equal(dies_of((uint8_t *)spans[2].base, false), SIGSEGV);
+	/* The device gets at them all the same. */
+	assert_int_equal(rig_serve(&r, 1, 50, 9), 1);
+	assert_filled(r.seen, 2, 9000);
+	assert_int_equal(dies_of(page, false), SIGSEGV);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, NULL), 1);
+	assert_filled(page, 9, 50);
+	assert_int_equal(virtq_pool_free(r.pool, chains, 1), 1);
+
+	/* The fast way; what comes back unasked for; and what never does. */
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 3, 4096, chains, 0, NULL), 3);
+	assert_int_equal(virtq_pool_abandon(r.pool, &chains[0], 1), 1);
+	assert_int_equal(rig_serve(&r, 2, 4096, 1), 2);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 1, NULL), 1);
+	assert_int_equal(virtq_pool_spans(r.pool, chains, VIRTQ_PART_WRITTEN, spans, 4), 1);
+	assert_filled(spans[0].base, 2, 4096);
+	assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 0), 1);
+	assert_int_equal(dies_of((uint8_t *)spans[0].base, true), SIGSEGV);
+	virtq_driver_stop(r.q);
+	assert_int_equal(virtq_pool_reset(r.pool), 2);
+	rig_again(&r);
+	assert_int_equal(virtq_pool_alloc(r.pool, 16 * 4096, 0, chains), 0);
+	assert_int_equal(virtq_pool_copy_in(r.pool, chains, 0, data, 9000), 9000);
+	assert_int_equal(virtq_pool_free(r.pool, chains, 1), 1);
+	assert_room(&r, 24, 0, 0);
+	rig_close(&r);
+}
+
+int main(void)
+{
+	static const struct in_all tests[] = {
+		IN_ALL(test_one_publication_and_one_kick),
+		IN_ALL(test_waiting_to_take),
+		IN_ALL(test_waiting_for_room),
+		IN_ALL(test_somebody_elses_poll),
+		IN_ALL(test_close),
+		IN_ALL(test_broken_and_reset),
+		IN_ALL(test_reset_keeps_what_was_used),
+		IN_ALL(test_guard),
+	};
+
+	return run_in_all("pool, as time goes on", tests, sizeof(tests) / sizeof(tests[0]));
+}
