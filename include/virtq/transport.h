@@ -162,6 +162,17 @@ VIRTQ_API int virtq_transport_queue_reset(struct virtq_transport *t, unsigned in
  */
 VIRTQ_API int virtq_transport_alive(struct virtq_transport *t);
 
+/**
+ * virtq_transport_fd - what becomes readable when the other side has gone
+ *
+ * To be polled, never read: as the cancel fd of a wait, or in one's own loop. It
+ * may become readable for other reasons; virtq_transport_alive() knows. It is the
+ * transport's, and another or none after an error of the connection.
+ *
+ * Return: the fd, or -1 if there is none (the other side cannot go, or has gone).
+ */
+VIRTQ_API int virtq_transport_fd(const struct virtq_transport *t);
+
 /** virtq_transport_close - end the connection; queues are stopped. NULL is fine. */
 VIRTQ_API void virtq_transport_close(struct virtq_transport *t);
 

@@ -280,6 +280,11 @@ int virtq_transport_alive(struct virtq_transport *t)
 	return t->ops->alive ? t->ops->alive(t) : 1;
 }
 
+int virtq_transport_fd(const struct virtq_transport *t)
+{
+	return t->ops->fd ? t->ops->fd(t) : -1;
+}
+
 void virtq_transport_close(struct virtq_transport *t)
 {
 	struct virtq_map *map;

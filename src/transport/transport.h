@@ -26,6 +26,7 @@
  *               as stopped only if that succeeds
  * @reset:       no queue runs; back to before accept(). Errors end the connection
  * @alive:       may be NULL: then it always is
+ * @fd:          may be NULL: then there is none
  * @close:       all queues are stopped. Frees the transport
  */
 struct transport_ops {
@@ -41,6 +42,7 @@ struct transport_ops {
 	int (*queue_reset)(struct virtq_transport *t, unsigned int index, struct virtq_error *err);
 	int (*reset)(struct virtq_transport *t, struct virtq_error *err);
 	int (*alive)(struct virtq_transport *t);
+	int (*fd)(const struct virtq_transport *t);
 	void (*close)(struct virtq_transport *t);
 };
 

@@ -497,6 +497,11 @@ static int frontend_alive(struct virtq_transport *t)
 	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
+static int frontend_fd(const struct virtq_transport *t)
+{
+	return ((const struct vuser_frontend *)(const void *)t)->fd;
+}
+
 static void frontend_close(struct virtq_transport *t)
 {
 	struct vuser_frontend *fe = frontend_of(t);
@@ -514,6 +519,7 @@ static const struct transport_ops frontend_ops = {
 	.queue_reset = frontend_queue_reset,
 	.reset = frontend_reset,
 	.alive = frontend_alive,
+	.fd = frontend_fd,
 	.close = frontend_close,
 };
 
