@@ -264,10 +264,8 @@ static int copy_slot_filled(struct copy *c, unsigned int index, struct virtq_err
 
 	if (rc < 0)
 		return rc;
-	if (c->target.disk) {
-		disk_prepare(c->target.disk, index, VIRTIO_BLK_T_OUT, s->offset, s->len);
-		return 0;
-	}
+	if (c->target.disk)
+		return disk_prepare(c->target.disk, index, VIRTIO_BLK_T_OUT, s->offset, s->len, err);
 	rc = endpoint_write(&c->target, copy_slot_data(c, index), s->offset, s->len, err);
 	if (rc == 0)
 		copy_slot_done(c, index);
@@ -285,10 +283,8 @@ static int copy_slot_begin(struct copy *c, struct virtq_error *err)
 	s->offset = c->next_offset;
 	s->len = left < c->block_bytes ? (uint32_t)left : c->block_bytes;
 	c->next_offset += s->len;
-	if (c->source.disk) {
-		disk_prepare(c->source.disk, index, VIRTIO_BLK_T_IN, s->offset, s->len);
-		return 0;
-	}
+	if (c->source.disk)
+		return disk_prepare(c->source.disk, index, VIRTIO_BLK_T_IN, s->offset, s->len, err);
 	/* A device does not know of holes in our file: it gets zeros, unread. */
 	if (endpoint_next_data(&c->source, s->offset) >= s->offset + s->len)
 		memset(copy_slot_data(c, index), 0, s->len);

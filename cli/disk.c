@@ -8,14 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <virtq/virtq.h>
 
 #include "report.h"
 
 /* Addresses for the device: unlike any pointer, so that a mix-up fails at once. */
-#define DISK_CONTROL_GPA 0x100000u
+#define DISK_PORT_GPA 0x100000u
 #define DISK_DATA_GPA 0x1000000000u
 
 #define DISK_DATA_SEGS_MAX 64	/* per request, if the device wants small segments */
@@ -36,12 +35,10 @@ struct disk_record {
 
 /* The part that it does not see. */
 struct disk_slot {
+	struct virtq_transfer *transfer;	/* for @type and @len; NULL before the first */
 	uint32_t type;
 	uint32_t len;
 	uint64_t offset_bytes;
-	uint64_t age;		/* in the order of preparation; 0 when idle */
-	uint16_t readable, writable;
-	struct virtq_seg *segs;
 };
 
 struct disk {
@@ -50,25 +47,21 @@ struct disk {
 	struct virtq_features features;		/* accepted */
 	struct virtq_blk_config config;
 
-	struct virtq_mapping *control;		/* ring, indirect tables, records */
+	struct virtq_port *port;		/* with the records */
 	struct virtq_map *map;
-	struct virtq_driver *queue;
+	struct virtq_transfers *transfers;
 	struct disk_record *records;
-	uint64_t records_gpa;
-	int kick_fd, call_fd;
+	unsigned char *data;
 
 	unsigned int slots;			/* the caller's, and one more for FLUSH */
 	uint32_t slot_bytes;
-	uint32_t seg_bytes_max;
 	struct disk_slot *slot;
-	struct virtq_seg *segs;
-	unsigned int *waiting;			/* prepared, not yet in the ring: a circle */
-	unsigned int waiting_first, waiting_count;
+	struct virtq_transfer **waiting;	/* prepared and not sent, oldest first */
+	unsigned int waiting_count;
 	unsigned int busy;
-	uint64_t prepared;			/* ever, to tell the oldest request */
 	uint64_t timeout_ns;			/* 0 to wait for ever */
 	uint64_t waited_ns;			/* since something was completed */
-	struct disk_stats stats;
+	uint64_t requests, calls;
 };
 
 /* ---- Opening. ---- */
@@ -152,7 +145,6 @@ int disk_open(struct disk **out, const char *name, const char *socket, enum disk
 	if (!d)
 		return report_into(err, -ENOMEM, "no memory for %s", name);
 	d->name = name;
-	d->kick_fd = d->call_fd = -1;
 	rc = virtq_vhost_user_connect(&d->transport, socket, DISK_TIMEOUT_MS, &why);
 	if (rc < 0)
 		report_into(err, rc, "%s%s%s", report_mentions(why.text, socket) ? "" : name,
@@ -226,15 +218,12 @@ const char *disk_layout_name(const struct disk *d)
 
 struct disk_stats disk_stats(const struct disk *d)
 {
-	return d->stats;
+	return (struct disk_stats){
+		.requests = d->requests, .kicks = virtq_port_kicks(d->port), .calls = d->calls,
+	};
 }
 
 /* ---- Starting. ---- */
-
-static uint64_t disk_round_up(uint64_t value, uint64_t alignment)
-{
-	return (value + alignment - 1) / alignment * alignment;
-}
 
 /* A size that holds every slot at once, but not more than devices commonly take. */
 static uint32_t disk_choose_queue_size(const struct disk *d, uint32_t chain)
@@ -249,197 +238,176 @@ static uint32_t disk_choose_queue_size(const struct disk *d, uint32_t chain)
 	return size;
 }
 
-/* The memory that both sides see, as the device and the transport shall know it. */
+/* The memory that both sides see. */
 static int disk_map_memory(struct disk *d, struct virtq_mapping *data, struct virtq_error *err)
 {
-	struct virtq_mapping *const mappings[] = { d->control, data };
-	static const uint64_t gpas[] = { DISK_CONTROL_GPA, DISK_DATA_GPA };
 	struct virtq_region regions[2];
-	unsigned int i;
+	unsigned int count;
 	int rc;
 
-	for (i = 0; i < 2; i++)
-		regions[i] = (struct virtq_region){
-			.gpa = gpas[i],
-			.size_bytes = virtq_mapping_bytes(mappings[i]),
-			.host = virtq_mapping_host(mappings[i]),
-			.user = (uintptr_t)virtq_mapping_host(mappings[i]),
-			.fd = virtq_mapping_fd(mappings[i]),
-			.access = VIRTQ_ACCESS_RW,
-			.mapping = mappings[i],
-		};
-	rc = virtq_map_create(&d->map, regions, 2, err);
+	regions[0] = *virtq_port_regions(d->port, &count);
+	regions[count++] = (struct virtq_region){
+		.gpa = DISK_DATA_GPA,
+		.size_bytes = virtq_mapping_bytes(data),
+		.host = d->data,
+		.user = (uintptr_t)d->data,
+		.fd = virtq_mapping_fd(data),
+		.access = VIRTQ_ACCESS_RW,
+		.mapping = data,
+	};
+	rc = virtq_map_create(&d->map, regions, count, err);
 	return rc < 0 ? rc : virtq_transport_share(d->transport, d->map, err);
 }
 
 static int disk_build(struct disk *d, struct virtq_mapping *data, uint32_t queue_size,
 		      struct virtq_error *err)
 {
-	struct virtq_driver_config config = { .ring = { .features = d->features } };
-	uint32_t data_segs = (d->slot_bytes - 1) / d->seg_bytes_max + 1;
-	uint64_t indirect_at, records_at, bytes;
+	uint32_t data_segs = (d->slot_bytes - 1) / disk_seg_bytes_max(d) + 1;
+	uint32_t chain = 2 + (data_segs < disk_data_segs_max(d) ? data_segs : disk_data_segs_max(d));
+	struct virtq_port_config port = {
+		.features = d->features,
+		.size = queue_size ? queue_size : disk_choose_queue_size(d, chain),
+		.indirect_entries = chain,
+		.gpa = DISK_PORT_GPA,
+		.extra_bytes = d->slots * sizeof(struct disk_record),
+		.keep = true,
+	};
+	struct virtq_transfers_config transfers = {
+		.transfers_max = d->slots, .pieces_max = chain,
+	};
 	struct virtq_ring_shape shape;
-	unsigned char *host;
-	unsigned int i;
 	int rc;
 
 	d->slot = calloc(d->slots, sizeof(*d->slot));
 	d->waiting = calloc(d->slots, sizeof(*d->waiting));
-	d->segs = calloc((size_t)d->slots * (data_segs + 2), sizeof(*d->segs));
-	if (!d->slot || !d->waiting || !d->segs)
+	if (!d->slot || !d->waiting)
 		return report_into(err, -ENOMEM, "no memory for %u requests", d->slots);
-	for (i = 0; i < d->slots; i++)
-		d->slot[i].segs = d->segs + (size_t)i * (data_segs + 2);
-
-	config.ring.size = queue_size ? queue_size : disk_choose_queue_size(d, data_segs + 2);
-	rc = virtq_ring_shape(d->features, config.ring.size, &shape);
+	rc = virtq_ring_shape(d->features, port.size, &shape);
 	if (rc < 0)
 		return report_into(err, rc, "a %s ring of %u entries cannot be", disk_layout_name(d),
-				   config.ring.size);
+				   port.size);
 	/* A chain may not be longer than the ring, indirect or not (S-DRV-014). */
-	if (config.ring.size < data_segs + 2)
+	if (port.size < chain)
 		return report_into(err, -EINVAL,
 				   "a queue of %u entries is too small for requests of %u elements",
-				   config.ring.size, data_segs + 2);
-	config.indirect_entries = disk_has(d, VIRTIO_F_INDIRECT_DESC) ? data_segs + 2 : 0;
-
-	indirect_at = disk_round_up(shape.total_bytes, 64);
-	records_at = disk_round_up(indirect_at + (uint64_t)config.ring.size *
-				   config.indirect_entries * 16, 64);
-	bytes = records_at + d->slots * sizeof(struct disk_record);
-	rc = virtq_mapping_create(&d->control, bytes, err);
+				   port.size, chain);
+	rc = virtq_port_create(&d->port, &port, err);
 	if (rc < 0)
 		return rc;
-	host = virtq_mapping_host(d->control);
-	config.ring.desc = host;
-	config.ring.driver = host + shape.driver_offset;
-	config.ring.device = host + shape.device_offset;
-	if (config.indirect_entries) {
-		config.indirect = host + indirect_at;
-		config.indirect_addr = DISK_CONTROL_GPA + indirect_at;
-	}
-	d->records = (struct disk_record *)(void *)(host + records_at);
-	d->records_gpa = DISK_CONTROL_GPA + records_at;
+	d->records = virtq_port_extra(d->port);
+	d->data = virtq_mapping_host(data);
 	rc = disk_map_memory(d, data, err);
-	return rc < 0 ? rc : virtq_driver_create(&d->queue, &config, err);
+	if (rc < 0)
+		return rc;
+	transfers.port = d->port;
+	transfers.map = d->map;
+	return virtq_transfers_create(&d->transfers, &transfers, err);
 }
 
 int disk_start(struct disk *d, struct virtq_mapping *data, unsigned int slots,
 	       uint32_t slot_bytes, uint32_t queue_size, struct virtq_error *err)
 {
 	struct virtq_error why = { 0 };
+	struct virtq_driver *queue;
 	int rc;
 
 	d->slots = slots + 1;
 	d->slot_bytes = slot_bytes;
-	d->seg_bytes_max = disk_seg_bytes_max(d);
 	rc = disk_build(d, data, queue_size, &why);
-	if (rc == 0)
-		rc = d->kick_fd = virtq_notify_open();
-	if (rc >= 0)
-		rc = d->call_fd = virtq_notify_open();
-	if (rc >= 0) {
-		rc = virtq_transport_start(d->transport, 0, d->queue, d->kick_fd, d->call_fd, &why);
-		/* The calls that come while we are busy anyway would be for nothing. */
-		virtq_driver_disarm(d->queue);
-	} else if (!why.code) {
-		report_into_errno(&why, rc, "cannot make an eventfd");
-	}
-	if (rc < 0 && d->queue)
+	if (rc < 0)
+		return report_into(err, rc, "%s cannot be started: %s", d->name, why.text);
+	queue = virtq_port_driver(d->port);
+	rc = virtq_transport_start(d->transport, 0, queue, virtq_port_kick_fd(d->port),
+				   virtq_port_call_fd(d->port), &why);
+	if (rc < 0)
 		return report_into(err, rc, "%s cannot be started with a queue of %u entries: %s",
-				   d->name, virtq_driver_ring(d->queue)->size, why.text);
-	return rc < 0 ? report_into(err, rc, "%s cannot be started: %s", d->name, why.text) : 0;
+				   d->name, virtq_driver_ring(queue)->size, why.text);
+	return 0;
 }
 
 /* ---- Requests. ---- */
 
-static void disk_seg(struct disk_slot *slot, unsigned int *count, uint64_t gpa, uint32_t len)
+/*
+ * The memory of a slot's requests of one type and length: header, data, status.
+ * The length is at most disk_request_bytes_max(), or there would be more pieces.
+ */
+static int disk_make_transfer(struct disk *d, unsigned int slot, struct virtq_error *err)
 {
-	slot->segs[(*count)++] = (struct virtq_seg){ .addr = gpa, .len = len };
-}
-
-static void disk_enqueue(struct disk *d, unsigned int index)
-{
-	d->waiting[(d->waiting_first + d->waiting_count++) % d->slots] = index;
-	d->busy++;
-}
-
-void disk_prepare(struct disk *d, unsigned int slot, uint32_t type, uint64_t offset_bytes,
-		  uint32_t len)
-{
-	uint64_t record_gpa = d->records_gpa + slot * sizeof(struct disk_record);
-	uint64_t data_gpa = DISK_DATA_GPA + (uint64_t)slot * d->slot_bytes;
+	struct virtq_piece pieces[DISK_DATA_SEGS_MAX + 2];
 	struct disk_record *record = &d->records[slot];
 	struct disk_slot *s = &d->slot[slot];
-	unsigned int segs = 0;
-	uint32_t done, part;
+	uint32_t part = disk_seg_bytes_max(d), done;
+	unsigned int count = 0, readable;
+	int rc;
 
-	s->type = type;
-	s->len = len;
+	pieces[count++] = (struct virtq_piece){ &record->header, sizeof(record->header) };
+	for (done = 0; done < s->len; done += part) {
+		if (part > s->len - done)
+			part = s->len - done;
+		pieces[count++] = (struct virtq_piece){
+			d->data + (size_t)slot * d->slot_bytes + done, part,
+		};
+	}
+	pieces[count++] = (struct virtq_piece){ &record->status, 1 };
+	readable = s->type == VIRTIO_BLK_T_IN ? 1 : count - 1;
+	rc = virtq_transfer_prepare(d->transfers, &s->transfer, pieces, readable,
+				    count - readable, NULL, s);
+	if (rc < 0)
+		return report_into_errno(err, rc, "a request to %s does not fit its ring", d->name);
+	return 0;
+}
+
+int disk_prepare(struct disk *d, unsigned int slot, uint32_t type, uint64_t offset_bytes,
+		 uint32_t len, struct virtq_error *err)
+{
+	struct disk_record *record = &d->records[slot];
+	struct disk_slot *s = &d->slot[slot];
+	int rc;
+
+	/* All requests of a slot are alike, but for the last block of a disk: sent as they are. */
+	if (!s->transfer || s->type != type || s->len != len) {
+		virtq_transfer_abandon(s->transfer);
+		*s = (struct disk_slot){ .type = type, .len = len };
+		rc = disk_make_transfer(d, slot, err);
+		if (rc < 0)
+			return rc;
+	}
 	s->offset_bytes = offset_bytes;
-	s->age = ++d->prepared;
 	virtq_blk_header(&record->header, type, offset_bytes / VIRTQ_BLK_SECTOR_BYTES);
 	record->status = 0xff;		/* no status of the standard's: shows one never written */
-
-	disk_seg(s, &segs, record_gpa, sizeof(record->header));
-	for (done = 0; done < len; done += part) {
-		part = len - done < d->seg_bytes_max ? len - done : d->seg_bytes_max;
-		disk_seg(s, &segs, data_gpa + done, part);
-	}
-	disk_seg(s, &segs, record_gpa + offsetof(struct disk_record, status), 1);
-	s->readable = (uint16_t)(type == VIRTIO_BLK_T_IN ? 1 : segs - 1);
-	s->writable = (uint16_t)(segs - s->readable);
-	disk_enqueue(d, slot);
+	d->waiting[d->waiting_count++] = s->transfer;
+	d->busy++;
+	return 0;
 }
 
 static int disk_broken(const struct disk *d, struct virtq_error *err)
 {
 	return report_into(err, -EBADMSG, "%s broke the ring: %s", d->name,
-			   virtq_fault_text(virtq_driver_fault(d->queue).code));
+			   virtq_fault_text(virtq_driver_fault(virtq_port_driver(d->port)).code));
 }
 
 int disk_push(struct disk *d, struct virtq_error *err)
 {
-	struct virtq_buffer bufs[DISK_BATCH];
-	bool staged = false, idle = d->busy == d->waiting_count;
-	int rc = 0, i;
+	bool idle = d->busy == d->waiting_count;
+	int rc;
 
-	while (d->waiting_count) {
-		int n = d->waiting_count < DISK_BATCH ? (int)d->waiting_count : DISK_BATCH;
-
-		for (i = 0; i < n; i++) {
-			struct disk_slot *s =
-				&d->slot[d->waiting[(d->waiting_first + (unsigned int)i) % d->slots]];
-
-			bufs[i] = (struct virtq_buffer){
-				.segs = s->segs, .readable = s->readable,
-				.writable = s->writable, .token = s,
-			};
-		}
-		rc = virtq_driver_add(d->queue, bufs, (unsigned int)n);
-		if (rc < 0)
-			break;
-		staged = staged || rc > 0;
-		d->waiting_first = (d->waiting_first + (unsigned int)rc) % d->slots;
-		d->waiting_count -= (unsigned int)rc;
-		d->stats.requests += (unsigned int)rc;
-		if (rc < n)
-			break;
-	}
-	if (idle && staged)
-		d->waited_ns = 0;
+	if (!d->waiting_count)
+		return 0;
+	rc = virtq_transfer_send(d->transfers, d->waiting, d->waiting_count);
 	/* A full ring is no error: the rest goes when something has come back. */
+	if (rc == -ENOSPC)
+		return 0;
 	if (rc == -EBADMSG)
 		return disk_broken(d, err);
-	if (rc < 0 && rc != -ENOSPC)
-		return report_into_errno(err, rc, "a request to %s does not fit its ring", d->name);
-	if (staged && virtq_driver_publish(d->queue)) {
-		d->stats.kicks++;
-		rc = virtq_notify_send(d->kick_fd);
-		if (rc < 0)
-			return report_into_errno(err, rc, "cannot kick %s", d->name);
-	}
-	return 0;
+	if (rc < 0)
+		return report_into_errno(err, rc, "cannot send a request to %s", d->name);
+	d->requests += (unsigned int)rc;
+	d->waiting_count -= (unsigned int)rc;
+	memmove(d->waiting, d->waiting + rc, d->waiting_count * sizeof(*d->waiting));
+	if (idle)
+		d->waited_ns = 0;
+	rc = virtq_transfers_kick_error(d->transfers);
+	return rc < 0 ? report_into_errno(err, rc, "cannot kick %s", d->name) : 0;
 }
 
 static const char *disk_status_name(uint8_t status)
@@ -457,10 +425,10 @@ static const char *disk_status_name(uint8_t status)
 }
 
 /* What became of the request in @slot (BLK-DRV-021)? */
-static int disk_check(const struct disk *d, unsigned int slot, uint32_t written,
-		      struct virtq_error *err)
+static int disk_check(const struct disk *d, unsigned int slot, struct virtq_error *err)
 {
 	const struct disk_slot *s = &d->slot[slot];
+	uint32_t written = virtq_transfer_written(s->transfer);
 	const char *verb = s->type == VIRTIO_BLK_T_IN ? "reading" : "writing";
 	/* UNTRUSTED: one look, for the device can still change it. */
 	uint8_t status = *(const volatile uint8_t *)&d->records[slot].status;
@@ -483,20 +451,20 @@ static int disk_check(const struct disk *d, unsigned int slot, uint32_t written,
 
 int disk_reap(struct disk *d, unsigned int *slots, unsigned int max, struct virtq_error *err)
 {
-	struct virtq_completion done[DISK_BATCH];
-	int n = virtq_driver_get(d->queue, done, max < DISK_BATCH ? max : DISK_BATCH);
+	struct virtq_transfer *back[DISK_BATCH];
+	int n = virtq_transfers_poll(d->transfers, back, max < DISK_BATCH ? max : DISK_BATCH, NULL);
 	int i, rc;
 
 	if (n < 0)
 		return disk_broken(d, err);
+	if (n)
+		d->waited_ns = 0;
+	d->busy -= (unsigned int)n;
 	for (i = 0; i < n; i++) {
-		struct disk_slot *s = done[i].token;
+		const struct disk_slot *s = virtq_transfer_arg(back[i]);
 
 		slots[i] = (unsigned int)(s - d->slot);
-		s->age = 0;
-		d->busy--;
-		d->waited_ns = 0;
-		rc = disk_check(d, slots[i], done[i].written, err);
+		rc = disk_check(d, slots[i], err);
 		if (rc < 0)
 			return rc;
 	}
@@ -523,31 +491,41 @@ static uint64_t disk_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
+/* The request that the device has had for the longest time, or NULL. */
+static const struct disk_slot *disk_oldest(const struct disk *d)
+{
+	const struct disk_slot *oldest = NULL, *s;
+
+	for (s = d->slot; s < d->slot + d->slots; s++)
+		if (s->transfer && virtq_transfer_check(s->transfer) == 0 &&
+		    (!oldest || virtq_transfer_id(s->transfer) < virtq_transfer_id(oldest->transfer)))
+			oldest = s;
+	return oldest;
+}
+
 /*
  * @ns more have been waited. Only that counts: while this program did other
  * things, or was stopped, nobody looked for what the device might have done.
  */
 static int disk_check_timeout(struct disk *d, uint64_t ns, struct virtq_error *err)
 {
-	const struct disk_slot *oldest = NULL;
-	uint64_t limit_ns = d->timeout_ns;
-	unsigned int i;
+	const struct disk_slot *oldest;
 
 	d->waited_ns += ns;
-	for (i = 0; i < d->slots; i++)
-		if (d->slot[i].age && (!oldest || d->slot[i].age < oldest->age))
-			oldest = &d->slot[i];
-	if (oldest && oldest->type == VIRTIO_BLK_T_FLUSH)
-		limit_ns *= DISK_FLUSH_PATIENCE;
-	if (!oldest || !limit_ns || d->waited_ns < limit_ns || virtq_driver_arm(d->queue))
+	if (!d->timeout_ns || d->waited_ns < d->timeout_ns)
 		return 0;
-	if (oldest->type == VIRTIO_BLK_T_FLUSH)
-		return report_into(err, -ETIMEDOUT, "%s has not flushed for %llu s", d->name,
-				   (unsigned long long)(d->waited_ns / 1000000000));
-	return report_into(err, -ETIMEDOUT,
-			   "%s has completed nothing for %llu s; the oldest of %u requests in flight is at sector %llu",
-			   d->name, (unsigned long long)(d->waited_ns / 1000000000), d->busy,
-			   (unsigned long long)(oldest->offset_bytes / VIRTQ_BLK_SECTOR_BYTES));
+	oldest = disk_oldest(d);
+	if (!oldest || virtq_transfers_arm(d->transfers))
+		return 0;
+	if (oldest->type != VIRTIO_BLK_T_FLUSH)
+		return report_into(err, -ETIMEDOUT,
+				   "%s has completed nothing for %llu s; the oldest of %u requests in flight is at sector %llu",
+				   d->name, (unsigned long long)(d->waited_ns / 1000000000), d->busy,
+				   (unsigned long long)(oldest->offset_bytes / VIRTQ_BLK_SECTOR_BYTES));
+	if (d->waited_ns < DISK_FLUSH_PATIENCE * d->timeout_ns)
+		return 0;
+	return report_into(err, -ETIMEDOUT, "%s has not flushed for %llu s", d->name,
+			   (unsigned long long)(d->waited_ns / 1000000000));
 }
 
 static int disk_check_alive(struct disk *const *disks, unsigned int count,
@@ -560,7 +538,7 @@ static int disk_check_alive(struct disk *const *disks, unsigned int count,
 
 		/* It may have finished its work before it went. */
 		if (d && d->busy && !virtq_transport_alive(d->transport) &&
-		    !virtq_driver_arm(d->queue))
+		    !virtq_transfers_arm(d->transfers))
 			return report_into(err, -ECONNRESET,
 					   "%s has gone, with %u requests unanswered", d->name,
 					   d->busy);
@@ -572,7 +550,8 @@ int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error 
 {
 	struct pollfd polls[2];
 	uint64_t begun_ns = 0, ns = 0;
-	int ready = 0, rc = 0, late = 0;
+	int rc = 0, late = 0;
+	bool ready = false;
 	unsigned int i;
 
 	for (i = 0; i < count && i < 2; i++) {
@@ -581,8 +560,10 @@ int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error 
 		polls[i] = (struct pollfd){ .fd = -1 };
 		if (!d || !d->busy)
 			continue;
-		polls[i] = (struct pollfd){ .fd = d->call_fd, .events = POLLIN };
-		ready |= virtq_driver_arm(d->queue);
+		polls[i] = (struct pollfd){ .fd = virtq_port_call_fd(d->port), .events = POLLIN };
+		/* An error too: the next look at the ring will tell. */
+		if (virtq_transfers_arm(d->transfers))
+			ready = true;
 	}
 	if (!ready) {
 		begun_ns = disk_now_ns();
@@ -596,13 +577,10 @@ int disk_wait(struct disk *const *disks, unsigned int count, struct virtq_error 
 	for (i = 0; i < count && i < 2; i++) {
 		if (polls[i].fd < 0)
 			continue;
-		if (rc > 0 && polls[i].revents) {
-			virtq_notify_clear(polls[i].fd);
-			disks[i]->stats.calls++;
-		}
+		if (rc > 0 && polls[i].revents)
+			disks[i]->calls++;
 		if (ns && late == 0)
 			late = disk_check_timeout(disks[i], ns, err);
-		virtq_driver_disarm(disks[i]->queue);
 	}
 	if (late < 0)
 		return late;
@@ -617,8 +595,9 @@ int disk_flush(struct disk *d, struct virtq_error *err)
 
 	if (!disk_can_flush(d))
 		return 0;
-	disk_prepare(d, d->slots - 1, VIRTIO_BLK_T_FLUSH, 0, 0);	/* BLK-DRV-010 */
-	rc = disk_push(d, err);
+	rc = disk_prepare(d, d->slots - 1, VIRTIO_BLK_T_FLUSH, 0, 0, err);	/* BLK-DRV-010 */
+	if (rc == 0)
+		rc = disk_push(d, err);
 	while (rc == 0) {
 		rc = disk_reap(d, &slot, 1, err);
 		if (rc == 0)
@@ -632,16 +611,10 @@ void disk_close(struct disk *d)
 	if (!d)
 		return;
 	virtq_transport_close(d->transport);
-	if (d->queue)
-		virtq_driver_destroy(d->queue);
+	virtq_transfers_destroy(d->transfers);
 	virtq_map_unref(d->map);
-	virtq_mapping_unref(d->control);
-	if (d->kick_fd >= 0)
-		close(d->kick_fd);
-	if (d->call_fd >= 0)
-		close(d->call_fd);
+	virtq_port_destroy(d->port);
 	free(d->slot);
-	free(d->segs);
 	free(d->waiting);
 	free(d);
 }

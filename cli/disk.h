@@ -63,8 +63,8 @@ int disk_start(struct disk *d, struct virtq_mapping *data, unsigned int slots,
  * Prepare a request in @slot, which must be idle: VIRTIO_BLK_T_IN or _OUT of
  * @len bytes at @offset_bytes of the disk. The device sees it after disk_push().
  */
-void disk_prepare(struct disk *d, unsigned int slot, uint32_t type, uint64_t offset_bytes,
-		  uint32_t len);
+int disk_prepare(struct disk *d, unsigned int slot, uint32_t type, uint64_t offset_bytes,
+		 uint32_t len, struct virtq_error *err);
 
 /* Give the device what was prepared, as far as the ring has room; the rest waits. */
 int disk_push(struct disk *d, struct virtq_error *err);
