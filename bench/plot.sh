@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Draw what bench/ring measured: the ratios to the floor and to the references.
+# Draw what bench/ring measured, the ratios to the floor and to the references, or
+# what bench/driver measured, the time at the driver end.
 #
-# usage: bench/plot.sh RING.TSV DIR
+# usage: bench/plot.sh FILE.TSV DIR
 #
-#   RING.TSV    written by bench/ring --tsv, or bench/run.sh --out
+#   FILE.TSV    written by bench/ring --tsv or bench/driver --tsv, or bench/run.sh --out
 #   DIR         receives bench-ring-one.svg, bench-ring-ends.svg, bench-ring-two.svg,
-#               one for each mode that the file has
+#               one for each mode that the file has; or bench-driver.svg
 #
 # Needs gnuplot (Debian: gnuplot-nox). Draws nothing that is not in the file.
 set -eu
@@ -20,10 +21,11 @@ command -v gnuplot >/dev/null || {
 	echo 'plot.sh: gnuplot is missing; Debian has gnuplot-nox' >&2
 	exit 1
 }
-head -n 1 "$tsv" | grep -q '^mode	batch	chain	what	part	median_ns	' || {
-	echo "plot.sh: $tsv was not written by bench/ring --tsv" >&2
-	exit 1
-}
+case $(head -n 1 "$tsv") in
+'mode	batch	chain	what	part	median_ns	'*) program=ring ;;
+'layout	shape	batch	way	figure	median_ns	'*) program=driver ;;
+*) echo "plot.sh: $tsv was not written by bench/ring or bench/driver" >&2; exit 1 ;;
+esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$dir"
@@ -53,6 +55,31 @@ bars() {	# mode part column
 	}' "$tsv"
 }
 
+# The same of bench/driver: a row per way, as far as they were measured; the column is ns.
+ways() {	# shape batch
+	awk -F '\t' -v shape="$1" -v batch="$2" '
+	BEGIN {
+		n = split("split packed split-in-order packed-in-order", layout, " ")
+		ways = split("bare bare-kept pool-recycle pool-rebuild pool-resize pool-alloc " \
+			     "send-again send-new send-new-map", way, " ")
+	}
+	$2 == shape && $3 == batch && $5 == "driver" { value[$4, $1] = $6 }
+	END {
+		for (w = 1; w <= ways; w++) {
+			line = "\"" way[w] "\""
+			some = 0
+			for (i = 1; i <= n; i++) {
+				v = value[way[w], layout[i]]
+				some += v != ""
+				line = line "\t" (v == "" ? "-" : v)
+			}
+			if (some) print line
+		}
+	}' "$tsv"
+}
+
+line="1 with lines linecolor rgb '#555555' dashtype 2 notitle,"
+
 draw() {	# name title [panel-title file]...
 	name=$1
 	title=$2
@@ -60,7 +87,7 @@ draw() {	# name title [panel-title file]...
 	{
 		echo "set terminal svg size 960,$((60 + 280 * $# / 2)) font 'sans-serif,12'" \
 			"background rgb 'white'"
-		echo "set output '$dir/bench-ring-$name.svg'"
+		echo "set output '$dir/bench-$name.svg'"
 		cat <<-'END'
 		set style data histograms
 		set style histogram clustered gap 1
@@ -82,8 +109,7 @@ draw() {	# name title [panel-title file]...
 		echo "set multiplot layout $(($# / 2)),1 title \"$title\""
 		while [ $# -gt 1 ]; do
 			echo "set title \"$1\" font ',12'"
-			echo "plot 1 with lines linecolor rgb '#555555' dashtype 2 notitle," \
-				"'$2' using 2:xtic(1) title 'split' linetype 1," \
+			echo "plot $line '$2' using 2:xtic(1) title 'split' linetype 1," \
 				"'' using 3 title 'packed' linetype 2," \
 				"'' using 4 title 'split in order' linetype 3," \
 				"'' using 5 title 'packed in order' linetype 4"
@@ -92,8 +118,26 @@ draw() {	# name title [panel-title file]...
 		echo 'unset multiplot'
 	} >"$work/script"
 	gnuplot "$work/script"
-	echo "$dir/bench-ring-$name.svg"
+	echo "$dir/bench-$name.svg"
 }
+
+if [ $program = driver ]; then
+	line=
+	set --
+	for panel in '64 1' '64 32' '16x4k 32'; do
+		file="$work/driver.${panel% *}.${panel#* }"
+		ways "${panel% *}" "${panel#* }" >"$file"
+		[ -s "$file" ] || continue
+		case $panel in
+		64*) what="one element, batch ${panel#* }" ;;
+		*) what="16 elements of 4 KiB, batch ${panel#* }" ;;
+		esac
+		set -- "$@" "$what" "$file"
+	done
+	[ $# -gt 0 ] || { echo "plot.sh: $tsv has nothing that is drawn" >&2; exit 1; }
+	draw driver 'The driver end alone: ns a buffer, no copy (less is better)' "$@"
+	exit 0
+fi
 
 made=0
 for mode in one ends two; do
@@ -119,7 +163,7 @@ for mode in one ends two; do
 	ends) title='A buffer at each end alone, on one thread' ;;
 	two) title='A buffer there and back across two processors' ;;
 	esac
-	draw $mode "$title (chain × batch; less is better)" "$@"
+	draw ring-$mode "$title (chain × batch; less is better)" "$@"
 	made=1
 done
 [ $made = 1 ] || { echo "plot.sh: $tsv has no ratios" >&2; exit 1; }

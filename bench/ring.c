@@ -10,12 +10,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "args.h"
 #include "path.h"
 #include "peer.h"
 #include "samples.h"
@@ -100,44 +100,6 @@ struct options {
 
 /* ---- Options ------------------------------------------------------------ */
 
-__attribute__((noreturn, format(printf, 2, 3)))
-static void die(int status, const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	fputs("ring: ", stderr);
-	vfprintf(stderr, format, args);
-	fputc('\n', stderr);
-	va_end(args);
-	exit(status);
-}
-
-static uint64_t number(const char *option, const char *text, uint64_t min, uint64_t max)
-{
-	char *rest;
-	unsigned long long v;
-
-	errno = 0;
-	v = strtoull(text, &rest, 10);
-	if (errno || rest == text || *rest || *text == '-' || v < min || v > max)
-		die(2, "--%s takes a number from %llu to %llu, not '%s'", option,
-		    (unsigned long long)min, (unsigned long long)max, text);
-	return v;
-}
-
-static void parse_batches(struct options *o, char *list)
-{
-	o->batches = 0;
-	for (char *item = strtok(list, ","); item; item = strtok(NULL, ",")) {
-		if (o->batches == BATCHES_MAX)
-			die(2, "--batch takes at most %d batches", BATCHES_MAX);
-		o->batch[o->batches++] = (unsigned int)number("batch", item, 1, PATH_BATCH_MAX);
-	}
-	if (!o->batches)
-		die(2, "--batch takes at least one batch");
-}
-
 static void parse_cpus(struct options *o, const char *text)
 {
 	char rest;
@@ -145,14 +107,6 @@ static void parse_cpus(struct options *o, const char *text)
 	if (sscanf(text, "%d,%d%c", &o->cpus[0], &o->cpus[1], &rest) != 2 || o->cpus[0] < 0 ||
 	    o->cpus[1] < 0 || o->cpus[0] >= CPU_SETSIZE || o->cpus[1] >= CPU_SETSIZE)
 		die(2, "--cpus takes two processor numbers, such as 0,1, not '%s'", text);
-}
-
-static void check_word(const char *option, const char *text, const char *const *words)
-{
-	for (unsigned int i = 0; words[i]; i++)
-		if (!strcmp(text, words[i]))
-			return;
-	die(2, "--%s does not know '%s'", option, text);
 }
 
 static void add_peer(struct options *o, enum peer_kind kind, const char *program)
@@ -166,7 +120,7 @@ static enum path_plant parse_plant(const char *text)
 {
 	static const char *const words[] = { "lost", "twice", "changed", NULL };
 
-	check_word("plant", text, words);
+	args_word("plant", text, words);
 	return *text == 'l' ? PATH_PLANT_LOST :
 	       *text == 't' ? PATH_PLANT_TWICE : PATH_PLANT_CHANGED;
 }
@@ -193,16 +147,21 @@ static void parse(struct options *o, int argc, char **argv)
 
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (c) {
-		case 'r': o->rounds = (unsigned int)number("rounds", optarg, 1, SAMPLES_MAX); break;
-		case 'n': o->buffers = number("buffers", optarg, 1, UINT64_MAX / 1024); break;
+		case 'r':
+			o->rounds = (unsigned int)args_number("rounds", optarg, 1, SAMPLES_MAX);
+			break;
+		case 'n': o->buffers = args_number("buffers", optarg, 1, UINT64_MAX / 1024); break;
 		case 'q': o->quick = true; break;
-		case 's': o->size = (unsigned int)number("size", optarg, 4, 32768); break;
-		case 'd': o->depth = (unsigned int)number("depth", optarg, 1, 1024); break;
+		case 's': o->size = (unsigned int)args_number("size", optarg, 4, 32768); break;
+		case 'd': o->depth = (unsigned int)args_number("depth", optarg, 1, 1024); break;
 		case 'c': parse_cpus(o, optarg); break;
-		case 'm': o->mode = optarg; check_word("mode", optarg, modes); break;
-		case 'b': parse_batches(o, optarg); break;
-		case 'l': o->layout = optarg; check_word("layout", optarg, layouts); break;
-		case 'C': o->chain = optarg; check_word("chain", optarg, chains); break;
+		case 'm': o->mode = optarg; args_word("mode", optarg, modes); break;
+		case 'b':
+			o->batches = args_numbers("batch", optarg, o->batch, BATCHES_MAX,
+						  PATH_BATCH_MAX);
+			break;
+		case 'l': o->layout = optarg; args_word("layout", optarg, layouts); break;
+		case 'C': o->chain = optarg; args_word("chain", optarg, chains); break;
 		case 'o': o->once = true; break;
 		case 'R': add_peer(o, PEER_ONE, optarg); break;
 		case 'T': add_peer(o, PEER_TWO, optarg); break;
@@ -359,21 +318,6 @@ static void run_mode(enum mode mode, const struct options *o, struct output *out
 	}
 }
 
-static FILE *create(const char *path)
-{
-	FILE *file = path ? fopen(path, "w") : NULL;
-
-	if (path && !file)
-		die(1, "cannot write %s: %s", path, strerror(errno));
-	return file;
-}
-
-static void finish(FILE *file, const char *path)
-{
-	if (file && (ferror(file) | fclose(file)))
-		die(1, "cannot write %s", path);
-}
-
 static bool have_two_cpus(const struct options *o)
 {
 	return o->cpus[0] != o->cpus[1] && CPU_ISSET((size_t)o->cpus[0], &o->everywhere) &&
@@ -404,8 +348,8 @@ int main(int argc, char **argv)
 		       o.cpus[0], o.cpus[1]);
 		wanted[MODE_TWO] = false;
 	}
-	out.tsv = create(o.tsv);
-	out.json = create(o.json);
+	out.tsv = args_create(o.tsv);
+	out.json = args_create(o.json);
 
 	printf("# ring of %u entries, EVENT_IDX, depth %u, processors %d and %d, %u rounds; "
 	       "ns per buffer\n", o.size, o.depth, o.cpus[0], o.cpus[1], o.rounds);
@@ -421,7 +365,7 @@ int main(int argc, char **argv)
 		       out.disturbed);
 	if (out.json)
 		fputs("\n]}\n", out.json);
-	finish(out.tsv, o.tsv);
-	finish(out.json, o.json);
+	args_finish(out.tsv, o.tsv);
+	args_finish(out.json, o.json);
 	return 0;
 }

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: MIT
 # Build optimised and measure: what `make bench` does.
 #
-# usage: bench/run.sh [--quick] [--ring] [--fifo] [--build DIR] [--out DIR]
+# usage: bench/run.sh [--quick] [--ring] [--driver] [--fifo] [--build DIR] [--out DIR]
 #
 #   --quick      about a minute instead of several
 #   --ring       only the rings, no disks
-#   --fifo       measure the rings in front of everything else that runs (chrt -f)
+#   --driver     only pools and transfers beside the bare ring; both may be given
+#   --fifo       measure these in front of everything else that runs (chrt -f)
 #   --build DIR  build there (build-bench)
 #   --out DIR    keep every sample there as TSV, and the plots
 #
@@ -22,14 +23,14 @@ set -eu
 cd "$(dirname "$0")/.."
 
 quick=
-ring_only=
+only=
 fifo=
 out=
 build=build-bench
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=1 ;;
-	--ring) ring_only=1 ;;
+	--ring|--driver) only="$only $1" ;;
 	--fifo) fifo='chrt -f 1' ;;
 	--build|--out)
 		[ $# -gt 1 ] || { echo "run.sh: $1 needs a directory" >&2; exit 2; }
@@ -45,7 +46,7 @@ done
 if [ ! -f "$build/build.ninja" ]; then
 	meson setup "$build" --buildtype=release -Db_ndebug=true >/dev/null
 fi
-log=$(ninja -C "$build" bench/ring bench/blk cli/virtq 2>&1) || {
+log=$(ninja -C "$build" bench/ring bench/driver bench/blk cli/virtq 2>&1) || {
 	echo "$log" >&2
 	exit 1
 }
@@ -55,32 +56,55 @@ echo "# libvirtq $(git describe --always --dirty 2>/dev/null || echo '(no git)')
 	"$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)," \
 	"$(nproc) processors, Linux $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
 
-set --
-[ -z "$quick" ] || set -- "$@" --quick
-for program in ${VIRTQ_REFERENCE:-}; do set -- "$@" --reference "$program"; done
-for program in ${VIRTQ_REFERENCE_TWO:-}; do set -- "$@" --reference-two "$program"; done
-for program in ${VIRTQ_REFERENCE_DEVICE:-}; do set -- "$@" --reference-device "$program"; done
-[ -z "$out" ] || set -- "$@" --tsv "$out/ring.tsv" --json "$out/ring.json"
-$fifo "$build/bench/ring" "$@"
-[ -z "$out" ] || bench/plot.sh "$out/ring.tsv" "$out" || :
+measure_ring() {
+	set --
+	[ -z "$quick" ] || set -- "$@" --quick
+	for program in ${VIRTQ_REFERENCE:-}; do set -- "$@" --reference "$program"; done
+	for program in ${VIRTQ_REFERENCE_TWO:-}; do set -- "$@" --reference-two "$program"; done
+	for program in ${VIRTQ_REFERENCE_DEVICE:-}; do set -- "$@" --reference-device "$program"; done
+	[ -z "$out" ] || set -- "$@" --tsv "$out/ring.tsv" --json "$out/ring.json"
+	$fifo "$build/bench/ring" "$@"
+	[ -z "$out" ] || bench/plot.sh "$out/ring.tsv" "$out" || :
 
-echo
-if command -v callgrind_annotate >/dev/null; then
-	set -- --batch 1,8,32 --helpers
-	# The first reference, if it can be counted.
-	for program in ${VIRTQ_REFERENCE:-}; do
-		! "$program" --no-warm --batch 1 --buffers 1 --cpu 0 >/dev/null 2>&1 ||
-			set -- "$@" --reference "$program"
-		break
-	done
-	echo '# instructions per buffer'
-	python3 bench/instructions.py $fifo "$build/bench/ring" "$@" ${out:+--tsv "$out/instructions.tsv"}
-	python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3 --helpers
-	python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3i --helpers
-else
-	echo '# no instructions counted: valgrind is not installed'
-fi
-[ -z "$ring_only" ] || exit 0
+	echo
+	if command -v callgrind_annotate >/dev/null; then
+		set -- --batch 1,8,32 --helpers
+		# The first reference, if it can be counted.
+		for program in ${VIRTQ_REFERENCE:-}; do
+			! "$program" --no-warm --batch 1 --buffers 1 --cpu 0 >/dev/null 2>&1 ||
+				set -- "$@" --reference "$program"
+			break
+		done
+		echo '# instructions per buffer'
+		python3 bench/instructions.py "$build/bench/ring" "$@" \
+			${out:+--tsv "$out/instructions.tsv"}
+		python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3 --helpers
+		python3 bench/instructions.py "$build/bench/ring" --batch 32 --chain 3i --helpers
+	else
+		echo '# no instructions counted: valgrind is not installed'
+	fi
+}
+
+measure_driver() {
+	set --
+	[ -z "$quick" ] || set -- "$@" --quick
+	[ -z "$out" ] || set -- "$@" --tsv "$out/driver.tsv"
+	$fifo "$build/bench/driver" "$@"
+	[ -z "$out" ] || bench/plot.sh "$out/driver.tsv" "$out" || :
+
+	echo
+	if command -v callgrind_annotate >/dev/null; then
+		echo '# instructions per buffer'
+		python3 bench/instructions.py "$build/bench/driver" --ways all --helpers \
+			${out:+--tsv "$out/driver-instructions.tsv"}
+	else
+		echo '# no instructions counted: valgrind is not installed'
+	fi
+}
+
+case $only in ''|*--ring*) measure_ring; echo ;; esac
+case $only in ''|*--driver*) measure_driver ;; esac
+[ -z "$only" ] || exit 0
 
 echo
 set -- --build "$build"

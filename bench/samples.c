@@ -41,3 +41,12 @@ double samples_ratio(const struct samples *s, const struct samples *base)
 			samples_add(&quotients, s->value[i] / base->value[i]);
 	return samples_summary(&quotients).median;
 }
+
+double samples_difference(const struct samples *s, const struct samples *base)
+{
+	struct samples differences = { 0 };
+
+	for (unsigned int i = 0; i < s->count && i < base->count; i++)
+		samples_add(&differences, s->value[i] - base->value[i]);
+	return samples_summary(&differences).median;
+}

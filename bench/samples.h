@@ -25,4 +25,7 @@ struct summary samples_summary(const struct samples *s);
  */
 double samples_ratio(const struct samples *s, const struct samples *base);
 
+/* Median of the differences round by round. 0 if there is nothing to subtract. */
+double samples_difference(const struct samples *s, const struct samples *base);
+
 #endif

@@ -109,7 +109,7 @@ int virtq_driver_init(void *memory, struct virtq_driver **out,
 
 	memset(memory, 0, virtq_driver_bytes(config));
 	q->layout = ring_layout_of(config->ring.features);
-	q->keep = config->keep && !LAYOUT_IS_IN_ORDER(q->layout);
+	q->keeps = q->keep = config->keep && !LAYOUT_IS_IN_ORDER(q->layout);
 	q->ring = config->ring;
 	q->room = config->ring.size;
 	q->notification_data = virtq_features_has(config->ring.features,
@@ -242,7 +242,7 @@ uint32_t virtq_driver_room(const struct virtq_driver *q)
 
 int virtq_driver_keeps(const struct virtq_driver *q)
 {
-	return q->keep;
+	return q->keeps;
 }
 
 uint32_t virtq_driver_in_flight(const struct virtq_driver *q)

@@ -36,7 +36,8 @@ struct virtq_driver {
 	int dead;			/* 0, or what calls return: -EBADMSG, -ESHUTDOWN */
 	bool live;			/* published, and not stopped since */
 	bool notification_data;
-	bool keep;			/* buffers keep their ring entries when they are taken */
+	bool keeps;			/* constant: what virtq_driver_keeps() says */
+	bool keep;			/* if so: buffers taken now do. Whoever owns the queue may change it */
 	uint32_t room;			/* free ring entries */
 	uint64_t added;			/* chains ever added */
 	uint64_t published;		/* of those, how many the device has been shown */
