@@ -63,7 +63,8 @@ soak-driver:
 	tools/setup.sh check
 	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
 	ninja -C $(BUILD)-soak tests/transfer/test-transfer-model-pool \
-		tests/transfer/test-transfer-model-transfers
+		tests/transfer/test-transfer-model-transfers tests/transfer/test-pool-threads
+	$(BUILD)-soak/tests/transfer/test-pool-threads 20000
 	$(BUILD)-soak/tests/transfer/test-transfer-model-pool --steps 1000000
 	$(BUILD)-soak/tests/transfer/test-transfer-model-transfers --steps 1000000
 

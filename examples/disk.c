@@ -49,7 +49,8 @@ int main(int argc, char **argv)
 
 	/* A way to a device: over a socket, or one of our own. */
 	if (!strncmp(argv[1], prefix, sizeof(prefix) - 1)) {
-		must(virtq_vhost_user_connect(&t, argv[1] + sizeof(prefix) - 1, 0, &err), "connect");
+		must(virtq_vhost_user_connect(&t, argv[1] + sizeof(prefix) - 1, 0, &err),
+		     "connect");
 	} else {
 		struct virtq_blk_options options = { .path = argv[1], .read_only = true };
 

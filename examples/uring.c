@@ -68,7 +68,8 @@ static void answers(struct virtq_transfers *set)
 
 int main(int argc, char **argv)
 {
-	struct virtq_port_config port = { .size = 16, .extra_bytes = DEPTH * sizeof(struct request) };
+	struct virtq_port_config port = { .size = 16,
+					  .extra_bytes = DEPTH * sizeof(struct request) };
 	struct virtq_transfers_config config = { .transfers_max = DEPTH, .pieces_max = 3 };
 	struct __kernel_timespec patience = { .tv_sec = 10 };
 	struct virtq_transfers *set;
@@ -110,7 +111,6 @@ int main(int argc, char **argv)
 		io_uring_cqe_seen(&ring, cqe);
 	}
 	printf("%u sectors read\n", answered);
-
 	local_close(&disk);
 	virtq_transfers_destroy(set);
 	virtq_port_destroy(config.port);

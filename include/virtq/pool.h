@@ -11,7 +11,9 @@
  * device without a copy see <virtq/transfer.h>.
  *
  * A chain belongs to the caller (allocated or taken) or to the device (offered). Every
- * call checks that, and that the handle is not an old one.
+ * call checks that, and that the handle is not an old one. Chains of the caller's take
+ * items, but never room in the ring from others: entries that are kept for one are let
+ * go when they are wanted.
  *
  * Thread: one owner at a time; with @threads in the config any number of
  * threads, in all calls but virtq_pool_destroy().
@@ -101,9 +103,12 @@ VIRTQ_API void *virtq_pool_reserved(const struct virtq_pool *pool);
 
 /**
  * struct virtq_chain - a chain's handle
- * @id:      never the same again: an old handle is known as such
+ * @id:      never the same again: an old handle is known as such. The one that
+ *           offering or recycling gives is the one that virtq_pool_take() returns
  * @slot:    where the pool keeps it; meaningless elsewhere
- * @written: bytes from the start of the writable part that the device filled
+ * @written: bytes from the start of the writable part that the device filled, as
+ *           virtq_pool_take() found it; 0 in a chain that was just offered or
+ *           allocated. Recycling leaves it as it was
  *
  * Since: 0.1
  */
@@ -114,7 +119,12 @@ struct virtq_chain {
 };
 
 /* Flags of one offer. */
-#define VIRTQ_OFFER_FORGET	1u	/* free it as it comes back; it is not taken */
+/*
+ * Free it as it comes back; it is not taken. Its handle serves to tell it from others: while
+ * the device has it, all that can be done with it is virtq_pool_abandon(), which makes the
+ * handle an old one. The other calls refuse it with -EBUSY, and once it is freed with -ESTALE.
+ */
+#define VIRTQ_OFFER_FORGET	1u
 #define VIRTQ_OFFER_REFERENCE	2u	/* do not copy the header: it lies in reserved memory */
 
 /**
@@ -122,7 +132,7 @@ struct virtq_chain {
  * @header: put in front of the readable part; copied, or with
  *          VIRTQ_OFFER_REFERENCE an element of its own, which the caller does
  *          not change before the chain comes back
- * @header_bytes: its length; 0 for none
+ * @header_bytes: its length; 0 for none, and only then may @header be NULL
  * @flags:  VIRTQ_OFFER_...
  * @parts:  the rest of the readable part, copied one behind the other; read only
  * @part_count: how many
@@ -155,17 +165,20 @@ struct virtq_offer {
  * @flags:  VIRTQ_POOL_MORE or 0
  * @wait:   how long to wait for room; NULL not to
  *
- * All is published together, with at most one kick. When room has to be waited
- * for, what was offered so far is published first. While it waits, the pool takes what is
- * used and keeps it for virtq_pool_take().
+ * All is published together, with at most one kick. When there is no room the pool
+ * looks into the ring, with or without @wait: it takes what is used and keeps it for
+ * virtq_pool_take(), and frees what is forgotten. When room has to be waited for, what
+ * was offered so far is published first.
  *
  * Return: how many were offered, from the front (fewer than @count if there
  *	was no more room in time); or, if not even the first was,
  *	-ENOSPC    no room for it now (or not in time); nothing has changed
  *	-EMSGSIZE  it can never fit in this pool
- *	-EDEADLK   it would have to wait for the caller itself: what fills the
- *	           pool is all the caller's own, or waits to be taken
- *	-EINVAL    an empty chain, or flags unknown
+ *	-EDEADLK   it would have to wait for the caller itself: without @threads,
+ *	           there are too few items, and no chain in flight is forgotten
+ *	           or abandoned, so that nothing that comes back brings one.
+ *	           Only with a @wait that is not 0; the ring has been looked into
+ *	-EINVAL    an empty chain, a NULL header with a length, or flags unknown
  *	-EFAULT    a header by reference outside reserved memory
  *	-EBADMSG, -ESHUTDOWN, -ECANCELED, -EINTR as virtq_port_wait()
  * Thread: see above. No allocation; no system call unless a kick is due or it has to wait.
@@ -192,7 +205,8 @@ VIRTQ_API int virtq_pool_offer_writable(struct virtq_pool *pool, unsigned int co
  *
  * Write to it through virtq_pool_spans(), then virtq_pool_recycle() it.
  *
- * Return: 0, -ENOSPC (no items now), -EMSGSIZE (never), -EINVAL, -ESHUTDOWN. Since: 0.1
+ * Return: 0, -ENOSPC (no items now), -EMSGSIZE (never), -EINVAL, -ESHUTDOWN, or
+ *	-EBADMSG (none, and the ring is broken in which some may be). Since: 0.1
  */
 VIRTQ_API int virtq_pool_alloc(struct virtq_pool *pool, uint32_t readable_bytes,
 			       uint32_t writable_bytes, struct virtq_chain *chain);
@@ -228,7 +242,9 @@ VIRTQ_API int virtq_pool_take(struct virtq_pool *pool, struct virtq_chain *chain
 /**
  * virtq_pool_arm - about to sleep on virtq_port_call_fd(): ask to be called
  *
- * Taking chains takes the wish back: arm again before the next sleep.
+ * Taking chains takes the wish back: arm again before the next sleep. In a pool
+ * for several @threads taking leaves the ring armed, as somebody else may sleep
+ * still: calls may come that nobody needs.
  *
  * Return: 1 if there is something to take: do not sleep; 0 if it is safe to; or an
  *	error as of virtq_pool_take(). Since: 0.1
@@ -282,11 +298,13 @@ VIRTQ_API int64_t virtq_pool_copy_in(struct virtq_pool *pool, const struct virtq
 /**
  * virtq_pool_resize - make the readable part of a chain shorter, or longer again
  * @readable_bytes: its new length; its items stay, so no more than they hold,
- *                  and 1 or more if it was
+ *                  and 1 or more if it was. In a chain without readable items
+ *                  only 0 fits
  *
- * For a transmit queue that recycles: the next packet has another length.
+ * For a transmit queue that recycles: the next packet has another length. A header by
+ * reference is no part of it.
  *
- * Return: 0, -EMSGSIZE, -EINVAL (0), -ESTALE, -EBUSY, -ESHUTDOWN. Since: 0.1
+ * Return: 0, -EMSGSIZE, -EINVAL (0 where it was not), -ESTALE, -EBUSY, -ESHUTDOWN. Since: 0.1
  */
 VIRTQ_API int virtq_pool_resize(struct virtq_pool *pool, const struct virtq_chain *chain,
 				uint32_t readable_bytes);
@@ -294,12 +312,13 @@ VIRTQ_API int virtq_pool_resize(struct virtq_pool *pool, const struct virtq_chai
 /**
  * virtq_pool_recycle - offer chains again as they are
  * @pool:   the pool
- * @chains: chains of the caller's; receives their new ids
+ * @chains: chains of the caller's; receives their new ids, and nothing else
  * @count:  how many
  * @flags:  VIRTQ_POOL_MORE or 0
  *
  * The fast path of receive and transmit queues: items stay where they are, and
- * so do the descriptors if the ring's layout allows it. All is published together.
+ * so do the descriptors if the ring's layout allows it. All is published together. The
+ * ring is not looked into: take before, if it is full.
  *
  * Return: how many, from the front; or, if not even the first was, -ESTALE,
  *	-EBUSY, -ENOSPC (the ring is full), -EBADMSG, -ESHUTDOWN.
@@ -337,7 +356,8 @@ VIRTQ_API int virtq_pool_abandon(struct virtq_pool *pool, const struct virtq_cha
  * Chains that the device still had are freed; those of the caller's, and those that
  * it used before, stay. The driver end is made anew: start it.
  *
- * Return: how many chains were freed; -EBUSY if the device has not been
+ * Return: how many chains were freed that the device had not used, or never saw:
+ *	forgotten, abandoned and unpublished ones count; -EBUSY if the device has not been
  *	stopped (virtq_transport_stop(), _queue_reset()), -ESHUTDOWN.
  * Spec: VIRTIO 1.4, 2.6.1. Since: 0.1
  */

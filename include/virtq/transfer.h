@@ -121,7 +121,8 @@ VIRTQ_API void virtq_transfers_destroy(struct virtq_transfers *set);
  *            the same after the device had broken the ring
  *
  * Called on the owner's thread from whatever call finds out. It may prepare and send
- * transfers of the set, but not destroy or reset it.
+ * transfers of the set, but not destroy or reset it; what runs in
+ * virtq_transfers_reset() or _destroy() can send nothing (-ESHUTDOWN).
  */
 typedef void virtq_release_fn(void *arg, const struct virtq_piece *pieces, unsigned int readable,
 			      unsigned int writable, int status);
@@ -168,7 +169,8 @@ VIRTQ_API int virtq_transfer_prepare_unchecked(struct virtq_transfers *set,
  * @which: in order
  * @count: how many
  *
- * One publication, and at most one kick, for all. Each gets a new id.
+ * One publication, and at most one kick, for all, and for what was staged before.
+ * Each gets a new id. If it looks full the ring is looked into before -ENOSPC.
  *
  * Return: how many were sent, from the front; or, if not even the first was, -ENOSPC
  *	(no room in the ring now), -EBUSY (it is in flight), -EBADMSG,
@@ -179,10 +181,34 @@ VIRTQ_API int virtq_transfer_send(struct virtq_transfers *set,
 				  struct virtq_transfer *const *which, unsigned int count);
 
 /**
+ * virtq_transfer_stage - as virtq_transfer_send(), without showing it to the device yet
+ *
+ * So that the work of several calls goes with one publication: what is staged is
+ * published by virtq_transfers_publish(), by the next sending, by
+ * virtq_transfers_arm() when it returns 0, or before something sleeps. For all
+ * other calls it is in flight, though the device knows nothing of it.
+ *
+ * Return: as virtq_transfer_send(). Thread: the owner. No allocation, and no
+ *	system call but those of a @guard. Since: 0.1
+ */
+VIRTQ_API int virtq_transfer_stage(struct virtq_transfers *set,
+				   struct virtq_transfer *const *which, unsigned int count);
+
+/**
+ * virtq_transfers_publish - show the device what was staged, and kick if it wants that
+ *
+ * Return: 0, also if there was nothing; -ESHUTDOWN in a release function that
+ *	runs in reset or destroy; or -errno if a kick could not be sent:
+ *	the transfers are with the device all the same.
+ * Thread: the owner. No system call unless a kick is due. Order: [A] then [C]. Since: 0.1
+ */
+VIRTQ_API int virtq_transfers_publish(struct virtq_transfers *set);
+
+/**
  * virtq_transfers_kick_error - why the last kick could not be sent, 0 if it could
  *
- * Transfers that were sent are with the device whatever became of the kick.
- * Reset by the call. Waits report it too.
+ * Transfers that were sent are with the device whatever became of the kick. Told
+ * once, here, by virtq_transfers_publish() or by a wait.
  */
 VIRTQ_API int virtq_transfers_kick_error(struct virtq_transfers *set);
 
@@ -208,7 +234,7 @@ VIRTQ_API int virtq_transfer_check(struct virtq_transfer *t);
 VIRTQ_API int virtq_transfer_wait(struct virtq_transfer *t, const struct virtq_wait *wait);
 
 /**
- * virtq_transfers_in_flight - how many the device has, abandoned ones too
+ * virtq_transfers_in_flight - how many the device has, abandoned and staged ones too
  *
  * As of the last look at the ring: virtq_transfers_poll() with @max 0 looks.
  */
@@ -298,10 +324,13 @@ VIRTQ_API void virtq_transfer_abandon(struct virtq_transfer *t);
  * Every transfer in flight is back now, with status -ECANCELED (or -EBADMSG), and
  * may be sent again; abandoned ones are released. With a port, what the device
  * had used before is back as ever, and the driver end is made anew: start it.
- * Release functions that send meanwhile get -ESHUTDOWN: nobody serves the queue.
+ * Without a port the ring is not looked at: poll until there is no more before, or
+ * what was used and not polled is cancelled, too.
+ * Release functions that send or stage meanwhile get -ESHUTDOWN: nobody serves the queue.
  *
- * Return: how many were in flight; -EBUSY if the device has not been stopped
- *	(virtq_transport_stop(), _queue_reset()), -EINVAL (no driver end). Since: 0.1
+ * Return: how many were in flight, abandoned and staged ones too; -EBUSY if the
+ *	device has not been stopped (virtq_transport_stop(), _queue_reset()),
+ *	-EINVAL (no driver end, or one in which something is in flight). Since: 0.1
  */
 VIRTQ_API int virtq_transfers_reset(struct virtq_transfers *set, struct virtq_driver *driver);
 

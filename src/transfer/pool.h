@@ -46,11 +46,11 @@ struct item {
 	uint32_t state;
 	uint32_t kept;			/* id of its ring entries */
 	uint32_t written;
-	uint32_t next;			/* item of the chain; NO_ITEM at its end, and in free ones */
+	uint32_t next;			/* item of the chain; NO_ITEM at its end, and if free */
 	uint32_t readable_bytes;	/* in items, so without the header */
 	uint32_t writable_bytes;	/* in the items after those */
 	uint32_t readable_items;	/* MANY: how many are set aside for the readable part */
-	uint32_t header_bytes;		/* of a header by reference; 0 for none, and in free items */
+	uint32_t header_bytes;		/* of a header by reference; 0 for none, and if free */
 };
 _Static_assert(sizeof(struct item) == 64, "an item's record is a cache line");
 

@@ -470,7 +470,7 @@ static int recycle_one(struct virtq_pool *pool, struct virtq_chain *chain)
 		return rc;
 	item->state = (item->state & ITEM_MANY) | ITEM_OFFERED;
 	item->id = ++pool->last_id;
-	*chain = (struct virtq_chain){ .id = item->id, .slot = chain->slot };
+	chain->id = item->id;
 	pool->held--;
 	if (pool->guard)
 		pool_guard(pool, item, true);

@@ -303,7 +303,7 @@ NEVER_INLINE static bool make_room(struct virtq_transfers *set, const struct vir
 	return virtq_driver_room(set->q) > before;
 }
 
-static void publish(struct virtq_transfers *set)
+void transfers_publish(struct virtq_transfers *set)
 {
 	if (!virtq_driver_publish(set->q))
 		return;
@@ -313,27 +313,54 @@ static void publish(struct virtq_transfers *set)
 		set->config.kick(set->config.arg);
 }
 
-int virtq_transfer_send(struct virtq_transfers *set, struct virtq_transfer *const *which,
+/* Add them to the ring: how many, or why not even the first was. */
+ALWAYS_INLINE int stage(struct virtq_transfers *set, struct virtq_transfer *const *which,
 			unsigned int count)
 {
-	unsigned int sent = 0;
+	unsigned int staged = 0;
 	int rc = 0;
 
 	if (UNLIKELY(set->closed))
 		return -ESHUTDOWN;
-	while (sent < count) {
-		rc = which[sent]->kept ? send_kept(set, which + sent, count - sent) :
-					 send_fresh(set, which + sent, count - sent);
+	while (staged < count) {
+		rc = which[staged]->kept ? send_kept(set, which + staged, count - staged) :
+					   send_fresh(set, which + staged, count - staged);
 		if (LIKELY(rc > 0))
-			sent += (unsigned int)rc;
-		else if (rc != -ENOSPC || !make_room(set, which[sent]))
+			staged += (unsigned int)rc;
+		else if (rc != -ENOSPC || !make_room(set, which[staged]))
 			break;
 	}
-	if (LIKELY(sent))
-		publish(set);
+	return staged ? (int)staged : rc;
+}
+
+int virtq_transfer_stage(struct virtq_transfers *set, struct virtq_transfer *const *which,
+			 unsigned int count)
+{
+	int rc = stage(set, which, count);
+
 	if (UNLIKELY(set->to_release_count))
 		transfers_release(set);
-	return sent ? (int)sent : rc;
+	return rc;
+}
+
+int virtq_transfer_send(struct virtq_transfers *set, struct virtq_transfer *const *which,
+			unsigned int count)
+{
+	int rc = stage(set, which, count);
+
+	if (LIKELY(rc > 0))
+		transfers_publish(set);
+	if (UNLIKELY(set->to_release_count))
+		transfers_release(set);
+	return rc;
+}
+
+int virtq_transfers_publish(struct virtq_transfers *set)
+{
+	if (UNLIKELY(set->closed))
+		return -ESHUTDOWN;
+	transfers_publish(set);
+	return virtq_transfers_kick_error(set);
 }
 
 int virtq_transfers_kick_error(struct virtq_transfers *set)
@@ -342,6 +369,11 @@ int virtq_transfers_kick_error(struct virtq_transfers *set)
 }
 
 /* ---- Looking ------------------------------------------------------------ */
+
+unsigned int virtq_transfers_in_flight(const struct virtq_transfers *set)
+{
+	return virtq_driver_in_flight(set->q);
+}
 
 uint64_t virtq_transfer_id(const struct virtq_transfer *t)
 {

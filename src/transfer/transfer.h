@@ -35,7 +35,7 @@ struct transfer_link {
 enum transfer_state {
 	TRANSFER_FREE,		/* on the free list */
 	TRANSFER_READY,		/* prepared or back: the caller's, or to be released */
-	TRANSFER_FLYING,	/* the device's; the ring has it as a token */
+	TRANSFER_FLYING,	/* the ring has it as a token: the device's, or staged */
 };
 
 /* Why a transfer came back unused. */
@@ -166,6 +166,8 @@ int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *pi
 /* transfer.c */
 /* Close, or open, the whole pages in the pieces of @t. */
 void transfer_guard(const struct virtq_transfer *t, bool closed);
+/* Show the device what was staged, and kick if it wants that. */
+void transfers_publish(struct virtq_transfers *set);
 /* Call the release functions that are due. Handles and lists may be others afterwards. */
 void transfers_release(struct virtq_transfers *set);
 /* End a READY one: free it, and call its release function. */

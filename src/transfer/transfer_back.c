@@ -84,8 +84,8 @@ int transfers_reap(struct virtq_transfers *set)
 			if (t->abandoned)
 				transfer_unkeep(t);
 		}
-	} while (n == (int)TRANSFER_BATCH);
-	return n < 0 ? n : 0;
+	} while (n > 0);	/* a fault behind what was used is told at once */
+	return n;
 }
 
 /* As poll() tells them, straight from the ring: for a set in which none is abandoned. */
@@ -178,7 +178,10 @@ int virtq_transfers_arm(struct virtq_transfers *set)
 	if (!transfer_list_is_empty(&set->back) || is_release_due(set))
 		return 1;
 	set->armed = true;
-	return set->host ? set->host->arm(set->port) : virtq_driver_arm(set->q);
+	if (set->host)
+		return set->host->arm(set->port);
+	transfers_publish(set);
+	return virtq_driver_arm(set->q);
 }
 
 /*

@@ -29,7 +29,7 @@ int transfers_check(const struct virtq_transfers_config *config, struct virtq_er
 				 "a set of transfers wants either a port or a driver end");
 	if (config->map && config->translate)
 		return error_set(err, -EINVAL,
-				 "a set of transfers wants either a map or a function that translates");
+				 "a set of transfers wants either a map or a translate function");
 	if (!config->transfers_max || config->transfers_max > TRANSFERS_MAX)
 		return error_set(err, -EINVAL, "no set has %u transfers, but 1 to %u",
 				 config->transfers_max, TRANSFERS_MAX);

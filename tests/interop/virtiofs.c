@@ -45,6 +45,7 @@ struct note {				/* of a message, where the device cannot change it */
 
 static struct fs {
 	struct virtq_transport *transport;
+	int gone;			/* readable once the device is not there any more */
 	struct virtq_features features;
 	struct virtq_map *map;
 	struct virtq_port *ports[QUEUES];
@@ -56,7 +57,7 @@ static struct fs {
 	unsigned int reads, restarts, cancelled, abandoned, released;
 } fs;
 
-static const struct virtq_wait patience = { .timeout_ms = 10000 };
+static const struct virtq_wait patience = { .timeout_ms = 10000, .cancel_fd = &fs.gone };
 static struct virtq_error err;
 
 /* For steps on which the rest depends; many leave a sentence in err. */
@@ -68,11 +69,12 @@ static void must(int rc, const char *what)
 	exit(EXIT_FAILURE);
 }
 
-/* As must(), for waits, of which 0 is none to go on with. */
+/* As must(), for waits, which are to bring something. */
 static unsigned int heard(int rc)
 {
-	must(rc ? rc : virtq_transport_alive(fs.transport) ? -ETIMEDOUT : -ECONNRESET,
-	     "cannot wait for the device");
+	if (rc == -ECANCELED && !virtq_transport_alive(fs.transport))
+		rc = -ECONNRESET;
+	must(rc ? rc : -ETIMEDOUT, "cannot wait for the device");
 	return (unsigned int)rc;
 }
 
@@ -95,6 +97,7 @@ static void open_device(const char *socket)
 	unsigned int i, count;
 
 	must(virtq_vhost_user_connect(&fs.transport, socket, 0, &err), "no device");
+	fs.gone = virtq_transport_fd(fs.transport);
 	must(virtq_transport_negotiate(fs.transport, VIRTIO_ID_FS, wanted, required,
 				       &fs.features, &err), socket);
 	for (i = 0; i < QUEUES; i++) {
@@ -175,11 +178,18 @@ static struct virtq_transfer *prepare(unsigned int queue, uint32_t opcode, uint6
 	return t;
 }
 
+/* Into the ring with all of them; nobody sees that yet. */
+static void stage(unsigned int queue, struct virtq_transfer **which, unsigned int count)
+{
+	int staged = virtq_transfer_stage(fs.sets[queue], which, count);
+
+	must(staged < 0 || staged == (int)count ? staged : -ENOSPC, "cannot send");
+}
+
 static void send(unsigned int queue, struct virtq_transfer **which, unsigned int count)
 {
-	int sent = count ? virtq_transfer_send(fs.sets[queue], which, count) : 0;
-
-	must(sent < 0 || sent == (int)count ? sent : -ENOSPC, "cannot send");
+	stage(queue, which, count);
+	must(virtq_transfers_publish(fs.sets[queue]), "cannot kick");
 }
 
 /*
@@ -264,17 +274,11 @@ static int take_data(const struct file *f, const struct virtq_transfer *t)
 
 /*
  * Stop the request queue. What the device took it answers. So that there is something that
- * it did not take, the kick of the last ones sent goes nowhere: they come back cancelled.
+ * it did not take, the last ones are only staged: they come back cancelled.
  */
-static void send_and_restart(struct virtq_transfer **which, unsigned int count)
+static void stage_and_restart(struct virtq_transfer **which, unsigned int count)
 {
-	int kick = virtq_port_kick_fd(fs.ports[REQUESTS]);
-	int aside = dup(kick), nowhere = virtq_notify_open();
-
-	must(dup2(nowhere, kick) < 0 ? -errno : 0, "cannot put the kick aside");
-	send(REQUESTS, which, count);
-	must(dup2(aside, kick) < 0 || close(aside) < 0 || close(nowhere) < 0 ? -errno : 0,
-	     "cannot put the kick back");
+	stage(REQUESTS, which, count);
 	must(virtq_transport_stop(fs.transport, REQUESTS, NULL, &err), "cannot stop a queue");
 	must(virtq_transfers_reset(fs.sets[REQUESTS], NULL), "cannot begin again");
 	start_queue(REQUESTS);
@@ -292,7 +296,7 @@ static int read_file(struct file *f)
 		ready[count++] = prepare_read(f);
 	for (bool stop = false; busy + count; stop = fs.restart && !stop) {
 		if (stop)
-			send_and_restart(ready, count);
+			stage_and_restart(ready, count);
 		else
 			send(REQUESTS, ready, count);
 		busy += count;
@@ -358,7 +362,8 @@ static int copy_file(const char *directory, const char *name)
 
 int main(int argc, char **argv)
 {
-	const struct fuse_init_in init = { FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION };
+	const struct fuse_init_in init = { .major = FUSE_KERNEL_VERSION,
+					   .minor = FUSE_KERNEL_MINOR_VERSION };
 	struct fuse_init_out session;
 	struct virtq_transfer *none;
 	int first = 1, i, rc, status = EXIT_SUCCESS;

@@ -144,4 +144,29 @@ copied "${files[@]}"
 [ "$restarts" -gt 0 ] || fail 'the queue was never stopped.'
 [ "$cancelled" -gt 0 ] || fail 'no read was in flight when the queue stopped.'
 
+# ---- Killed with reads in flight: that is noticed at once ------------------------------
+
+# In /dev/zero there is room for any file, and this one is not read to its end.
+truncate -s 1T "$shared/endless" || exit 1
+rm -rf "$copies" "$socket"
+mkdir "$copies" && ln -s /dev/zero "$copies/endless" || exit 1
+echo "virtiofs $socket $copies endless (killed)"
+start_backend "$socket" $virtiofsd --socket-path="$socket" -o source="$shared" \
+	-o sandbox=$sandbox -o log_level=$level -f
+within 10 waiting_or_dead || fail 'virtiofsd does not listen.'
+"${bound[@]}" "$VIRTIOFS" "$socket" "$copies" endless >"$dir/out" 2>"$dir/err" </dev/null &
+client=$!
+is_reading() { readlink /proc/$client/fd/* 2>/dev/null | grep -qx /dev/zero; }
+within 10 is_reading || fail 'the client opened no file.'
+sleep 0.5
+running $client || fail 'the client did not go on reading.'
+{ kill -KILL -- "-$backend"; wait "$backend"; } 2>/dev/null
+backend=''
+# It would wait for an answer for 10 s.
+within 5 gone $client || fail 'the client did not notice that virtiofsd is gone.'
+wait $client
+status=$?
+[ $status -eq 1 ] || fail "the client ended with status $status, not 1."
+refused '^virtiofs: cannot wait for the device: Connection reset by peer$'
+
 printf 'PASS virtiofs (%d s)\n' $SECONDS

@@ -5,7 +5,8 @@
  * faults_memory.c or in faults_transfers.c. Each runs over all layouts.
  *
  * Of a split queue that owns its buffers (document 000):
- *   the ring is taken, then the eventfd is cleared	signal_between_clear_and_take_is_not_swallowed
+ *   the ring is taken, then the eventfd is cleared
+ *						signal_between_clear_and_take_is_not_swallowed
  *   waits before it looks				elements_already_there_need_no_call
  *   a cancelled context does not wake			cancel_wakes_a_waiter
  *   close does not wait for the waiter			close_wakes_and_awaits_the_waiter
@@ -20,7 +21,7 @@
  *   a kick that fails looks like an offer that failed	kick_failure_is_not_send_failure
  *   recycles what the device names; cuts ids to 16 bits	stale_and_foreign_handles_refused
  *   recycles without a lock				threads.c
- *   free before anything is set up			no handle is good then: stale_and_foreign_...
+ *   free before anything is set up			no handle then: stale_and_foreign_...
  *   a second close closes others' fds			close_twice_closes_nothing_twice
  *   the epoll fd is never closed			everything_is_given_back
  *   fd 0 means none					fd_0_is_an_fd
@@ -51,7 +52,8 @@
  *   no batches in split, tokens lost in packed		batch_of_transfers_all_come_back
  *   a full ring loses the token			full_ring_leaves_transfers_with_the_caller
  *   an error drops the buffers				failed_prepare_leaves_the_pieces
- *   a dropped token frees what the device writes to	abandoned_memory_is_kept_until_the_device_is_done
+ *   a dropped token frees what the device writes to
+ *						abandoned_memory_is_kept_until_the_device_is_done
  *   a forgotten token					forgotten_transfers_end_with_the_set
  *   a bad id panics, chains freed by walking		device_lies_..., scribbled_descriptors_...
  *   event index never set				kicks_only_when_wanted, calls_when_wanted
@@ -62,7 +64,7 @@
  *   split only, no event index				all of these run over all layouts
  *   a page for each descriptor				an_item_need_not_be_a_page
  *   no indirect descriptors				a_table_takes_one_entry
- *   copying						whole_chain_copied_... reads it in place, too
+ *   copying						whole_chain_copied_..., also in place
  *   free unblocks waiters, close closes the channel	threads.c
  */
 #include "faults_rig.h"
@@ -289,7 +291,11 @@ static void test_error_partway_leaks_nothing(void **state)
 	struct virtq_span small = { bytes, 10 }, large = { bytes, 600 };
 	struct virtq_offer offers[] = {
 		{ .parts = &small, .part_count = 1 }, { .writable_bytes = 70 },
-		{ .parts = &large, .part_count = 1 }, { .writable_bytes = 1 },
+		{ .flags = 0 }, { .writable_bytes = 1 },
+	};
+	const struct virtq_offer wrong[] = {
+		{ .parts = &large, .part_count = 1 }, { .flags = 0 },
+		{ .header = bytes, .header_bytes = 1, .flags = VIRTQ_OFFER_REFERENCE },
 	};
 	struct virtq_chain chains[4];
 	struct rig r;
@@ -297,12 +303,10 @@ static void test_error_partway_leaks_nothing(void **state)
 	(void)state;
 	EACH_LAYOUT(&r) {
 		for (unsigned int bad = 0; bad < 3; bad++) {
-			offers[2] = bad == 0 ? (struct virtq_offer){ .parts = &large, .part_count = 1 } :
-				    bad == 1 ? (struct virtq_offer){ .flags = 0 } :
-				    (struct virtq_offer){ .header = bytes, .header_bytes = 1,
-							  .flags = VIRTQ_OFFER_REFERENCE };
+			offers[2] = wrong[bad];
 			assert_int_equal(virtq_pool_offer(r.pool, offers, 4, chains, 0, &ever), 2);
-			assert_int_equal(virtq_pool_offer(r.pool, offers + 2, 2, chains + 2, 0, &ever),
+			assert_int_equal(virtq_pool_offer(r.pool, offers + 2, 2, chains + 2, 0,
+							  &ever),
 					 bad == 0 ? -EMSGSIZE : bad == 1 ? -EINVAL : -EFAULT);
 			assert_int_equal(serve(&r, 8, 70, false), 2);
 			assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 2);
@@ -354,7 +358,8 @@ static void test_empty_header_is_no_element(void **state)
 
 	(void)state;
 	EACH_LAYOUT(&r) {
-		for (uint32_t flags = 0; flags <= VIRTQ_OFFER_REFERENCE; flags += VIRTQ_OFFER_REFERENCE) {
+		for (unsigned int by_reference = 0; by_reference < 2; by_reference++) {
+			uint32_t flags = by_reference ? VIRTQ_OFFER_REFERENCE : 0;
 			struct virtq_offer offer = { .header = virtq_pool_reserved(r.pool),
 						     .flags = flags | VIRTQ_OFFER_FORGET,
 						     .parts = &part, .part_count = 1 };
@@ -444,7 +449,8 @@ static void test_kick_failure_is_not_send_failure(void **state)
 		assert_int_equal(dup2(deaf, r.kick_fd), r.kick_fd);
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 4, &chain, 0, NULL), 1);
 		/* It is with the device, and the error is told to who asks. */
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, &kept, 0),
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, &kept,
+						     0),
 				 -EBUSY);
 		assert_int_equal(virtq_pool_publish(r.pool), -EBADF);
 		assert_int_equal(virtq_pool_publish(r.pool), 0);

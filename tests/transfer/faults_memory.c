@@ -133,7 +133,8 @@ static void test_device_lies_break_only_the_queue(void **state)
 
 			assert_int_equal(virtq_pool_alloc(r.pool, 3, 0, &held), 0);
 			assert_int_equal(virtq_pool_copy_in(r.pool, &held, 0, "abc", 3), 3);
-			assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 64, chains, 0, NULL), 2);
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 64, chains, 0, NULL),
+					 2);
 			assert_int_equal(virtq_device_pop(r.far.device, reqs, 2), 2);
 			switch (lie) {
 			case 0:
@@ -148,16 +149,19 @@ static void test_device_lies_break_only_the_queue(void **state)
 				far_lie(&r.far, reqs[0]->id, 65);
 				break;
 			default:	/* in a split ring the id has 32 bits */
-				far_lie(&r.far, reqs[0]->id + (r.layout.packed ? 0x8000u : 0x10000u), 0);
+				far_lie(&r.far,
+					reqs[0]->id + (r.layout.packed ? 0x8000u : 0x10000u), 0);
 			}
 			if (virtq_pool_take(r.pool, chains, 2, &ever) != -EBADMSG)
 				fail_msg("%s believes lie %u", layout_name(r.layout), lie);
 			assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), -EBADMSG);
-			assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, NULL), -EBADMSG);
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, NULL),
+					 -EBADMSG);
 			/* What is the caller's stays so, and others do not notice. */
 			assert_int_equal(virtq_pool_copy_out(r.pool, &held, VIRTQ_PART_READABLE, 0,
 							     chains, 8), 3);
-			assert_int_equal(virtq_pool_offer_writable(good.pool, 1, 1, NULL, 0, NULL), 1);
+			assert_int_equal(virtq_pool_offer_writable(good.pool, 1, 1, NULL, 0, NULL),
+					 1);
 			serve(&good, 1, 1, false);
 			assert_int_equal(virtq_pool_take(good.pool, chains, 1, NULL), 1);
 			assert_int_equal(virtq_pool_free(good.pool, chains, 1), 1);
@@ -185,7 +189,8 @@ static void test_scribbled_descriptors_change_nothing(void **state)
 		assert_int_equal(virtq_device_pop(r.far.device, reqs, 2), 2);
 		for (uint32_t i = 0; i < 8; i++)
 			/* Not flags, which in a packed ring say whose it is. */
-			memset((uint8_t *)r.far.ring.desc + 16 * i, 0x01, r.layout.packed ? 12 : 16);
+			memset((uint8_t *)r.far.ring.desc + 16 * i, 0x01,
+			       r.layout.packed ? 12 : 16);
 		for (int i = 0; i < 2; i++)
 			assert_int_equal(virtq_req_write(reqs[i], i ? "one" : "two", 3), 3);
 		virtq_device_push(r.far.device, reqs, 2);
@@ -195,8 +200,8 @@ static void test_scribbled_descriptors_change_nothing(void **state)
 			char got[8] = "";
 
 			assert_int_equal(chains[i].written, 3);
-			assert_int_equal(virtq_pool_copy_out(r.pool, &chains[i], VIRTQ_PART_WRITTEN, 0,
-							     got, 8), 3);
+			assert_int_equal(virtq_pool_copy_out(r.pool, &chains[i], VIRTQ_PART_WRITTEN,
+							     0, got, 8), 3);
 			assert_string_equal(got, i ? "one" : "two");
 		}
 		assert_int_equal(virtq_pool_free(r.pool, chains, 2), 2);
@@ -231,7 +236,8 @@ static void test_memory_shareable(void **state)
 			virtq_device_publish(r.far.device);
 		}
 		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got, 4), 4);
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got, 4),
+				 4);
 		assert_memory_equal(got, "back", 4);
 	}
 }
@@ -275,7 +281,8 @@ static void test_whole_chain_copied_not_only_its_tail(void **state)
 		virtq_device_push(r.far.device, &req, 1);
 		virtq_device_publish(r.far.device);
 		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got, 300),
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got,
+						     300),
 				 300);
 		assert_memory_equal(got, bytes, 300);
 		/* And the same in place. */
@@ -298,15 +305,17 @@ static void test_used_length_limits_contents(void **state)
 			struct virtq_span spans[4];
 			struct virtq_chain chain;
 
-			assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 200, NULL, 0, NULL), 1);
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 200, NULL, 0, NULL),
+					 1);
 			serve(&r, 1, bytes, false);
 			assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
 			assert_int_equal(chain.written, bytes);
 			/* Whatever the caller makes of the number, the pool knows better. */
 			chain.written = 200;
-			assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got,
-							     200), bytes);
-			assert_int_equal(virtq_pool_spans(r.pool, &chain, VIRTQ_PART_WRITTEN, spans, 4),
+			assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0,
+							     got, 200), bytes);
+			assert_int_equal(virtq_pool_spans(r.pool, &chain, VIRTQ_PART_WRITTEN, spans,
+							  4),
 					 (bytes + 63) / 64);
 			assert_int_equal(virtq_pool_free(r.pool, &chain, 1), 1);
 		}
@@ -326,10 +335,12 @@ static void test_short_destination_is_no_error(void **state)
 		serve(&r, 1, 200, false);
 		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
 		got[100] = 0x77;
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got, 100),
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 0, got,
+						     100),
 				 100);
 		assert_int_equal(got[100], 0x77);
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 150, got, 100),
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_WRITTEN, 150, got,
+						     100),
 				 50);
 	}
 }
@@ -350,7 +361,8 @@ static void test_length_beyond_65535_not_truncated(void **state)
 		for (uint32_t items = 65536; items < 65539; items++)
 			assert_int_equal(virtq_pool_offer_writable(r.pool, 1, items * 64, &chain, 0,
 								   &ever), -EMSGSIZE);
-		assert_int_equal(virtq_pool_offer_writable(r.pool, 65536 + 1, 64, NULL, 0, NULL), 8);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 65536 + 1, 64, NULL, 0, NULL),
+				 8);
 		rig_close(&r);
 
 		config.item_bytes = 131072;
@@ -358,7 +370,8 @@ static void test_length_beyond_65535_not_truncated(void **state)
 		assert_int_equal(offer_bytes(&r, bytes, 70000, NULL, NULL), 1);
 		serve(&r, 1, 0, false);
 		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
-		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_READABLE, 0, got, 70000),
+		assert_int_equal(virtq_pool_copy_out(r.pool, &chain, VIRTQ_PART_READABLE, 0, got,
+						     70000),
 				 70000);
 		assert_memory_equal(got, bytes, 70000);
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 70000, NULL, 0, NULL), 1);
@@ -381,7 +394,8 @@ static void test_an_item_need_not_be_a_page(void **state)
 
 			config.item_bytes = sizes[k];
 			rig_open_as(&r, layout_at(i), &config);
-			assert_int_equal(virtq_pool_offer_writable(r.pool, 8, sizes[k], NULL, 0, NULL), 8);
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 8, sizes[k], NULL, 0,
+								   NULL), 8);
 			assert_int_equal(serve(&r, 8, sizes[k], false), 8);
 			rig_close(&r);
 		}

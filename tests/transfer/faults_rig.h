@@ -73,7 +73,8 @@ static inline unsigned int serve(struct rig *r, unsigned int count, uint32_t byt
 	return (unsigned int)rc;
 }
 
-static inline int offer_bytes(struct rig *r, const void *bytes, size_t len, struct virtq_chain *chain,
+static inline int offer_bytes(struct rig *r, const void *bytes, size_t len,
+			      struct virtq_chain *chain,
 		       const struct virtq_wait *wait)
 {
 	struct virtq_span part = { (void *)(uintptr_t)bytes, len };

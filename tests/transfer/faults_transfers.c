@@ -142,8 +142,8 @@ static void test_full_ring_leaves_transfers_with_the_caller(void **state)
 			assert_non_null(virtq_transfer_pieces(t[i], NULL, NULL));
 		}
 		set_serve(&r);
-		assert_int_equal(virtq_transfers_poll(r.set, (struct virtq_transfer *[16]){ NULL }, 16,
-						      NULL), n);
+		assert_int_equal(virtq_transfers_poll(r.set, (struct virtq_transfer *[16]){ NULL },
+						      16, NULL), n);
 		/* They go when there is room. */
 		for (unsigned int i = 0; i < n; i++)
 			virtq_transfer_abandon(t[i]);

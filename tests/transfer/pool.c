@@ -313,6 +313,20 @@ static void test_resize(void **state)
 	assert_int_equal(virtq_pool_resize(r.pool, &single, 3), 0);
 	assert_int_equal(virtq_pool_free(r.pool, &single, 1), 1);
 	assert_int_equal(virtq_pool_free(r.pool, &chain, 1), 1);
+	/* Without readable items none grow, with a header by reference or without. */
+	for (unsigned int header = 0; header < 2; header++) {
+		struct virtq_offer offer = {
+			.header = virtq_pool_reserved(r.pool), .header_bytes = 12 * header,
+			.flags = header ? VIRTQ_OFFER_REFERENCE : 0, .writable_bytes = 100,
+		};
+
+		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, NULL, 0, NULL), 1);
+		assert_int_equal(rig_serve(&r, 1, 0, 0), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
+		assert_int_equal(virtq_pool_resize(r.pool, &chain, 1), -EMSGSIZE);
+		assert_int_equal(virtq_pool_resize(r.pool, &chain, 0), 0);
+		assert_int_equal(virtq_pool_free(r.pool, &chain, 1), 1);
+	}
 	assert_room(&r, 24, 0, 0);
 	assert_int_equal(virtq_pool_room(r.pool).entries, 16);
 	rig_close(&r);
@@ -413,6 +427,7 @@ static void test_refused_offers_change_nothing(void **state)
 		{ .parts = &part, .part_count = 1 }, { .flags = 4, .writable_bytes = 1 },
 	};
 	struct virtq_offer none = { .flags = 0 }, null = { .header_bytes = 4 };
+	struct virtq_offer null_and_more = { .header_bytes = 4, .parts = &part, .part_count = 1 };
 	struct virtq_offer long_one = { .writable_bytes = 16 * ITEM + 1 };
 	struct virtq_offer both = { .parts = &part, .part_count = 1,
 				    .writable_bytes = 15 * ITEM + 1 };
@@ -423,6 +438,7 @@ static void test_refused_offers_change_nothing(void **state)
 	rig_open(&r, *layout, &config);
 	assert_int_equal(virtq_pool_offer(r.pool, &none, 1, NULL, 0, NULL), -EINVAL);
 	assert_int_equal(virtq_pool_offer(r.pool, &null, 1, NULL, 0, NULL), -EINVAL);
+	assert_int_equal(virtq_pool_offer(r.pool, &null_and_more, 1, NULL, 0, NULL), -EINVAL);
 	assert_int_equal(virtq_pool_offer(r.pool, &offers[1], 1, NULL, 0, NULL), -EINVAL);
 	assert_int_equal(virtq_pool_offer(r.pool, offers, 1, NULL, 2, NULL), -EINVAL);
 	assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 2), -EINVAL);
@@ -482,11 +498,26 @@ static void test_forgotten_and_abandoned(void **state)
 		assert_true(rig_serve(&r, 16, 0, 0) > 0);
 		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, chains, 0, NULL), 1);
 	}
-	assert_int_equal(virtq_pool_free(r.pool, chains, 1), -EBUSY);
 	rig_serve(&r, 16, 0, 0);
 	assert_int_equal(virtq_pool_take(r.pool, chains, 16, NULL), 0);
 	assert_room(&r, 24, 0, 0);
 	assert_int_equal(virtq_pool_room(r.pool).entries, 16);
+	/* Its handle is good for abandoning it, and for nothing else. */
+	for (unsigned int turn = 0; turn < 2; turn++) {
+		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, chains, 0, NULL), 1);
+		assert_int_equal(virtq_pool_free(r.pool, chains, 1), -EBUSY);
+		assert_int_equal(virtq_pool_recycle(r.pool, chains, 1, 0), -EBUSY);
+		assert_int_equal(virtq_pool_resize(r.pool, chains, 1), -EBUSY);
+		if (turn) {
+			assert_int_equal(virtq_pool_abandon(r.pool, chains, 1), 1);
+			assert_int_equal(virtq_pool_free(r.pool, chains, 1), -ESTALE);
+		}
+		assert_int_equal(rig_serve(&r, 16, 0, 0), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &fresh, 1, NULL), 0);
+		assert_int_equal(virtq_pool_free(r.pool, chains, 1), -ESTALE);
+		assert_int_equal(virtq_pool_abandon(r.pool, chains, 1), -ESTALE);
+		assert_room(&r, 24, 0, 0);
+	}
 
 	/* Abandoned in flight, when taken, and when used but not taken. */
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 6, 1500, chains, 0, NULL), 6);
@@ -579,7 +610,8 @@ static void test_held_chains_take_no_room(void **state)
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 100, NULL, 0, NULL), 16);
 		assert_int_equal(rig_serve(&r, 16, 10, turn), 16);
 		assert_int_equal(virtq_pool_take(r.pool, held, 16, NULL), 16);
-		assert_int_equal(virtq_pool_offer_writable(r.pool, 8, 100, other, 0, &forever_too), 8);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 8, 100, other, 0, &forever_too),
+				 8);
 		/* Half of the ring is left, for whatever has kept entries or has none. */
 		assert_int_equal(virtq_pool_recycle(r.pool, held, 16, 0), 8);
 		assert_int_equal(virtq_pool_recycle(r.pool, held + 8, 8, 0), -ENOSPC);

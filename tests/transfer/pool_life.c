@@ -28,7 +28,8 @@ static void test_one_publication_and_one_kick(void **state)
 	rig_open(&r, *layout, &config);
 	fd = virtq_port_kick_fd(r.port);
 	assert_int_equal(virtq_device_arm(r.far.device), 0);
-	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, VIRTQ_POOL_MORE, NULL), 4);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, VIRTQ_POOL_MORE, NULL),
+			 4);
 	assert_int_equal(rig_serve(&r, 9, 0, 0), 0);
 	assert_false(fd_readable(fd));
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 10, chains, 0, NULL), 4);
@@ -139,6 +140,8 @@ static void test_waiting_for_room(void **state)
 	const struct layout *layout = *state;
 	struct virtq_pool_config config = rig_config(*layout);
 	struct helper h = { .delay_ms = 20, .serve = 16, .signal_fd = -1 };
+	const struct virtq_offer forget = { .writable_bytes = 1, .flags = VIRTQ_OFFER_FORGET };
+	const struct virtq_wait look = { .timeout_ms = 0 };
 	struct virtq_chain chains[24];
 	struct rig r;
 	pthread_t thread;
@@ -176,6 +179,34 @@ static void test_waiting_for_room(void **state)
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 1, NULL, 0, &forever), 1);
 	pthread_join(thread, NULL);
 	rig_close(&r);
+
+	/* Without a wait the ring is looked into all the same, for entries and for items. */
+	config.items = 24;
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 1, NULL, 0, NULL), 16);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, NULL), -ENOSPC);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 1, NULL, 0, NULL), 1);
+	assert_room(&r, 7, 0, 17);
+	rig_close(&r);
+	config.items = 1;
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, NULL), 1);
+	/* It is in flight and brings an item: worth waiting for, if one may wait. */
+	assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, NULL), -ENOSPC);
+	assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, &look), -ENOSPC);
+	assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, &briefly), -ENOSPC);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, chains, 0, NULL), 1);
+	/* This one brings none. */
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &look), -ENOSPC);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 1, NULL, 0, &briefly), -EDEADLK);
+	/* Building one in place looks where something forgotten may be back, and says why not. */
+	assert_int_equal(virtq_pool_abandon(r.pool, chains, 1), 1);
+	assert_int_equal(virtq_pool_alloc(r.pool, 1, 0, chains), -ENOSPC);
+	far_break(&r.far);
+	assert_int_equal(virtq_pool_alloc(r.pool, 1, 0, chains), -EBADMSG);
+	rig_close(&r);
 }
 
 static void test_somebody_elses_poll(void **state)
@@ -210,6 +241,27 @@ static void test_somebody_elses_poll(void **state)
 	assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), -EBADMSG);
 	assert_int_equal(virtq_pool_arm(r.pool), -EBADMSG);
 	rig_close(&r);
+
+	/* Who takes is awake; unless somebody else may have armed it, who sleeps still. */
+	for (unsigned int threads = 0; threads < 2; threads++) {
+		config.threads = threads;
+		rig_open(&r, *layout, &config);
+		fd = virtq_port_call_fd(r.port);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 10, NULL, 0, NULL), 16);
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), 0);
+		assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+		/* In a split ring the event index of before stands: the call comes all the same. */
+		if (threads || layout->packed || !layout->event_idx)
+			assert_int_equal(fd_readable(fd), threads);
+		assert_int_equal(virtq_pool_take(r.pool, chains, 2, NULL), 1);
+		/* A reset is for all to know. */
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		virtq_driver_stop(r.q);
+		assert_int_equal(virtq_pool_reset(r.pool), 15);
+		assert_int_equal(fd_readable(fd), threads);
+		rig_close(&r);
+	}
 }
 
 /* ---- The end, and beginning again ----------------------------------------------------------- */
@@ -303,6 +355,10 @@ static void test_reset_keeps_what_was_used(void **state)
 	const struct layout *layout = *state;
 	struct virtq_pool_config config = rig_config(*layout);
 	struct virtq_chain chains[16], taken[8];
+	const struct virtq_offer forget[2] = {
+		{ .writable_bytes = 1, .flags = VIRTQ_OFFER_FORGET },
+		{ .writable_bytes = 1, .flags = VIRTQ_OFFER_FORGET },
+	};
 	uint8_t out[64];
 	struct rig r;
 
@@ -311,6 +367,8 @@ static void test_reset_keeps_what_was_used(void **state)
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 64, chains + 6, VIRTQ_POOL_MORE,
 						   NULL), 1);
 	assert_int_equal(rig_serve(&r, 2, 64, 3), 2);
+	/* Counted too: one that is abandoned, and the one that is not published. */
+	assert_int_equal(virtq_pool_abandon(r.pool, &chains[5], 1), 1);
 	assert_int_equal(virtq_pool_reset(r.pool), -EBUSY);
 	virtq_driver_stop(r.q);
 	assert_int_equal(virtq_pool_reset(r.pool), 5);
@@ -330,6 +388,13 @@ static void test_reset_keeps_what_was_used(void **state)
 	virtq_driver_stop(r.q);
 	assert_int_equal(virtq_pool_reset(r.pool), 0);
 	rig_again(&r);
+	/* Of two that nobody wants, the one that it used is not among those freed by it. */
+	assert_int_equal(virtq_pool_offer(r.pool, forget, 2, NULL, 0, NULL), 2);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	virtq_driver_stop(r.q);
+	assert_int_equal(virtq_pool_reset(r.pool), 1);
+	rig_again(&r);
+	assert_room(&r, 24, 0, 0);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 64, chains, 0, NULL), 16);
 	rig_close(&r);
 }

@@ -422,7 +422,8 @@ static void test_broken(void **state)
 	uint8_t *used;
 
 	pair_open(&p, *(bool *)*state);
-	if (p.packed) {		/* marks a descriptor used that was never offered, with an id of nothing */
+	if (p.packed) {
+		/* Marks a descriptor used that was never offered, with an id of nothing. */
 		uint8_t *desc = virtq_driver_ring(virtq_port_driver(p.port))->desc;
 
 		memset(desc, 0xff, 16);

@@ -191,7 +191,8 @@ static void *taker(void *arg)
 		EXPECT(r, rc == 1);
 		if (rc != 1)
 			break;
-		EXPECT(r, virtq_pool_copy_out(r->pool, &chain, VIRTQ_PART_READABLE, 0, &tag, 4) == 4);
+		EXPECT(r, virtq_pool_copy_out(r->pool, &chain, VIRTQ_PART_READABLE, 0, &tag,
+					      4) == 4);
 		if (r->size > 1) {
 			EXPECT(r, virtq_pool_copy_out(r->pool, &chain, VIRTQ_PART_WRITTEN, 0,
 						      &echo, 4) == 4);
@@ -318,7 +319,8 @@ static void test_room_for_many_wakes_many(void **state)
 				int rc = virtq_pool_take(r->pool, held, SLEEPERS, &ever);
 
 				assert_in_range(rc, 1, SLEEPERS);
-				assert_int_equal(virtq_pool_free(r->pool, held, (unsigned int)rc), rc);
+				assert_int_equal(virtq_pool_free(r->pool, held, (unsigned int)rc),
+						 rc);
 				k += (unsigned int)rc;
 			}
 		}

@@ -109,6 +109,89 @@ static void without_a_port(void **state)
 	assert_int_equal(virtq_driver_room(b.driver), ENTRIES);
 }
 
+struct pages {
+	unsigned int closed, opened;
+};
+
+static void count_pages(void *arg, void *page, size_t bytes, bool closed)
+{
+	struct pages *pages = arg;
+
+	assert_int_equal((uintptr_t)page % 4096, 0);
+	assert_int_equal(bytes, 4096);
+	pages->closed += closed;
+	pages->opened += !closed;
+}
+
+/* Staged: no kick, no call of the device's; and the pages are closed. */
+static void staged_without_a_port(void **state)
+{
+	_Alignas(4096) static uint8_t data[4096];
+	struct virtq_transfers_config config = { .transfers_max = 2, .pieces_max = 1,
+						 .guard = count_pages };
+	struct virtq_piece piece = { data, sizeof(data), 0 };
+	struct pages pages = { 0 };
+	struct virtq_transfers *set;
+	struct virtq_transfer *t;
+	static struct bare b;
+
+	bare_open(&b, *state);
+	t = bare_prepare(&b, NULL);
+	for (unsigned int round = 0; round < 6; round++) {
+		assert_int_equal(virtq_device_arm(b.device), 0);
+		assert_int_equal(virtq_transfer_stage(b.set, &t, 1), 1);
+		assert_int_equal(b.kicks, round);
+		bare_serve(&b);
+		assert_int_equal(virtq_transfer_check(t), 0);
+		/* Whoever arms is about to sleep: it shows what was staged. */
+		if (round % 2)
+			assert_int_equal(virtq_transfers_arm(b.set), 0);
+		else
+			assert_int_equal(virtq_transfers_publish(b.set), 0);
+		assert_int_equal(b.kicks, round + 1);
+		bare_serve(&b);
+		assert_int_equal(virtq_transfer_check(t), 1);
+	}
+	bare_close(&b);
+
+	bare_open(&b, *state);
+	virtq_transfers_fini(b.set);
+	config.driver = b.driver;
+	config.arg = &pages;
+	assert_in_range(virtq_transfers_bytes(&config), 1, sizeof(b.set_memory));
+	assert_int_equal(virtq_transfers_init(b.set_memory, &b.set, &config, NULL), 0);
+	set = b.set;
+	assert_int_equal(virtq_transfer_prepare(set, &t, &piece, 1, 0, NULL, NULL), 0);
+	assert_int_equal(virtq_transfer_stage(set, &t, 1), 1);
+	assert_int_equal(pages.closed, 1);
+	assert_int_equal(pages.opened, 0);
+	bare_close(&b);
+	assert_int_equal(pages.opened, 1);
+}
+
+/* The ring is not looked at in a reset: what was used and not polled is cancelled, too. */
+static void reset_looks_at_no_ring(void **state)
+{
+	static struct bare b;
+	struct virtq_transfer *t[2], *done[2];
+	struct virtq_driver *next;
+
+	bare_open(&b, *state);
+	t[0] = bare_prepare(&b, NULL);
+	t[1] = bare_prepare(&b, NULL);
+	assert_int_equal(virtq_transfer_send(b.set, t, 2), 2);
+	bare_serve(&b);
+	virtq_driver_stop(b.driver);
+	assert_int_equal(virtq_driver_init(b.driver_memory[1], &next, &b.config, NULL), 0);
+	assert_int_equal(virtq_transfers_reset(b.set, next), 2);
+	assert_int_equal(virtq_transfers_poll(b.set, done, 2, NULL), 2);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_int_equal(virtq_transfer_status(t[i]), -ECANCELED);
+		assert_int_equal(virtq_transfer_written(t[i]), 0);
+	}
+	bare_close(&b);
+}
+
 /* The new end in other memory, or in that of the old one; the ring is the same. */
 static void reset_with_a_new_driver_end(void **state)
 {
@@ -180,7 +263,8 @@ static void memory_that_is_refused(void **state)
 int main(void)
 {
 	static const struct named_test each[] = {
-		EACH(without_a_port), EACH(reset_with_a_new_driver_end),
+		EACH(without_a_port), EACH(staged_without_a_port),
+		EACH(reset_with_a_new_driver_end), EACH(reset_looks_at_no_ring),
 		EACH(memory_that_is_refused),
 	};
 

@@ -17,7 +17,7 @@
 struct setting {
 	struct layout layout;
 	bool keep;
-	char name[96];
+	char name[192];
 };
 
 struct rig {
@@ -131,7 +131,9 @@ static inline void tell_release(void *arg, const struct virtq_piece *pieces,
 /* One readable and one writable piece, in the memory of number @i: 64 bytes each. */
 static inline struct virtq_transfer *rig_prepare(struct rig *r, unsigned int i, struct told *told)
 {
-	struct virtq_piece pieces[2] = { rig_piece(r, 128 * i, 64), rig_piece(r, 128 * i + 64, 64) };
+	struct virtq_piece pieces[2] = {
+		rig_piece(r, 128 * i, 64), rig_piece(r, 128 * i + 64, 64),
+	};
 	struct virtq_transfer *t = NULL;
 
 	assert_int_equal(virtq_transfer_prepare(r->set, &t, pieces, 1, 1,
