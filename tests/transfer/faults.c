@@ -4,7 +4,7 @@
  * code, and the test that each of them would fail here, in this file, in
  * faults_memory.c or in faults_transfers.c. Each runs over all layouts.
  *
- * Of a split queue that owns its buffers (document 000):
+ * Of a split queue that owns its buffers:
  *   the ring is taken, then the eventfd is cleared
  *						signal_between_clear_and_take_is_not_swallowed
  *   waits before it looks				elements_already_there_need_no_call
@@ -32,7 +32,7 @@
  *   memory that cannot be shared			memory_shareable
  *   documents calls that are not there			tools/check-names.py
  *
- * Of a descriptor table (document 001):
+ * Of a descriptor table:
  *   head == length is let through			stale_and_foreign_handles_refused
  *   unmaps address 0 in place of the buffers		everything_is_given_back
  *   copies only the tail of a chain			whole_chain_copied_not_only_its_tail
@@ -48,7 +48,7 @@
  *   addresses are the process's			addresses_are_the_devices
  *   a map from pointer to size				cannot be: spans have both
  *
- * Of a queue with tokens (document 003):
+ * Of a queue with tokens:
  *   no batches in split, tokens lost in packed		batch_of_transfers_all_come_back
  *   a full ring loses the token			full_ring_leaves_transfers_with_the_caller
  *   an error drops the buffers				failed_prepare_leaves_the_pieces
@@ -60,7 +60,7 @@
  *   IN_ORDER refused					all of these run with it
  *   barriers for platform devices inverted		tests/ring/rules_features_barriers.c
  *
- * Limits of the interface of document 004:
+ * Limits of another such interface:
  *   split only, no event index				all of these run over all layouts
  *   a page for each descriptor				an_item_need_not_be_a_page
  *   no indirect descriptors				a_table_takes_one_entry
