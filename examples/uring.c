@@ -68,7 +68,8 @@ static void answers(struct virtq_transfers *set)
 
 int main(int argc, char **argv)
 {
-	struct virtq_port_config port = { .size = 16,
+	/* Transfers are sent again: the ring may keep what it knows of them. */
+	struct virtq_port_config port = { .size = 16, .keep = true,
 					  .extra_bytes = DEPTH * sizeof(struct request) };
 	struct virtq_transfers_config config = { .transfers_max = DEPTH, .pieces_max = 3 };
 	struct __kernel_timespec patience = { .tv_sec = 10 };

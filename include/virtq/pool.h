@@ -64,9 +64,11 @@ struct virtq_pool_config {
  * @config: read during the call only
  * @err:    filled on failure; may be NULL
  *
- * Everything that the pool will ever need is allocated here.
+ * Everything that the pool will ever need is allocated here, but for waits of more than
+ * eight threads at a time, each of which opens an eventfd.
  *
- * Return: 0, or -EINVAL, -ENOMEM, -EMFILE, -ENFILE; then nothing is left behind.
+ * Return: 0, or -EINVAL, -ENOMEM, -EMFILE, -ENFILE, or what epoll_ctl() says; then nothing
+ *	is left behind.
  * Thread: any. Since: 0.1
  */
 VIRTQ_API int virtq_pool_create(struct virtq_pool **out, const struct virtq_pool_config *config,
@@ -94,7 +96,8 @@ VIRTQ_API void virtq_pool_destroy(struct virtq_pool *pool);
  * virtq_pool_port - its queue
  *
  * For virtq_port_regions(), _driver(), _kick_fd() and _call_fd(), which the
- * transport wants. Add to, get from and renew it only through the pool.
+ * transport wants. Add to, get from, arm and renew it only through the pool, with which
+ * it goes, too: never destroy it.
  */
 VIRTQ_API struct virtq_port *virtq_pool_port(const struct virtq_pool *pool);
 
@@ -103,7 +106,9 @@ VIRTQ_API void *virtq_pool_reserved(const struct virtq_pool *pool);
 
 /**
  * struct virtq_chain - a chain's handle
- * @id:      never the same again: an old handle is known as such. The one that
+ * @id:      never the same again in this pool: an old handle is known as such. Nor is it
+ *           one of another pool of the process: each has 2^38 of its own as long as no more
+ *           than 2^24 were made; after that this is overwhelmingly likely only. The one that
  *           offering or recycling gives is the one that virtq_pool_take() returns
  * @slot:    where the pool keeps it; meaningless elsewhere
  * @written: bytes from the start of the writable part that the device filled, as
@@ -174,12 +179,14 @@ struct virtq_offer {
  *	was no more room in time); or, if not even the first was,
  *	-ENOSPC    no room for it now (or not in time); nothing has changed
  *	-EMSGSIZE  it can never fit in this pool
+ *	-EAGAIN    the pool is paused (and was not resumed in time)
  *	-EDEADLK   it would have to wait for the caller itself: without @threads,
  *	           there are too few items, and no chain in flight is forgotten
- *	           or abandoned, so that nothing that comes back brings one.
- *	           Only with a @wait that is not 0; the ring has been looked into
+ *	           or abandoned, so that nothing that comes back brings one; or it is
+ *	           paused. Only with a @wait that is not 0; the ring has been looked into
  *	-EINVAL    an empty chain, a NULL header with a length, or flags unknown
  *	-EFAULT    a header by reference outside reserved memory
+ *	-EMFILE, -ENFILE  no eventfd to wait on: eight threads wait already
  *	-EBADMSG, -ESHUTDOWN, -ECANCELED, -EINTR as virtq_port_wait()
  * Thread: see above. No allocation; no system call unless a kick is due or it has to wait.
  * Spec: VIRTIO 1.4, 2.7.13, 2.8.21. Since: 0.1
@@ -232,7 +239,8 @@ VIRTQ_API int virtq_pool_publish(struct virtq_pool *pool);
  *
  * Return: how many; 0 if there was none in time; -EBADMSG (the device broke
  *	the ring; what was used before can still be taken first), -ESHUTDOWN,
- *	-ECANCELED, -EINTR as virtq_port_wait().
+ *	-ECANCELED, -EINTR as virtq_port_wait(); -EMFILE, -ENFILE (no eventfd to
+ *	wait on: eight threads wait already).
  * Thread: see above. No allocation, and no system call unless it has to wait.
  * Order: [B]. Spec: VIRTIO 1.4, 2.7.14, 2.8.22. Since: 0.1
  */
@@ -242,9 +250,11 @@ VIRTQ_API int virtq_pool_take(struct virtq_pool *pool, struct virtq_chain *chain
 /**
  * virtq_pool_arm - about to sleep on virtq_port_call_fd(): ask to be called
  *
- * Taking chains takes the wish back: arm again before the next sleep. In a pool
- * for several @threads taking leaves the ring armed, as somebody else may sleep
- * still: calls may come that nobody needs.
+ * Taking chains takes the wish back: arm again before the next sleep. An offer that has to
+ * wait clears the fd, and signals it again if there is something to take when it
+ * returns. In a pool for several @threads taking leaves the ring armed, as somebody else may
+ * sleep still: calls may come that nobody needs. Who waits inside the pool takes no
+ * signal from who sleeps on the fd.
  *
  * Return: 1 if there is something to take: do not sleep; 0 if it is safe to; or an
  *	error as of virtq_pool_take(). Since: 0.1
@@ -321,7 +331,8 @@ VIRTQ_API int virtq_pool_resize(struct virtq_pool *pool, const struct virtq_chai
  * ring is not looked into: take before, if it is full.
  *
  * Return: how many, from the front; or, if not even the first was, -ESTALE,
- *	-EBUSY, -ENOSPC (the ring is full), -EBADMSG, -ESHUTDOWN.
+ *	-EBUSY, -ENOSPC (the ring is full), -EAGAIN (the pool is paused), -EBADMSG,
+ *	-ESHUTDOWN.
  * Thread: see above. No allocation. Since: 0.1
  */
 VIRTQ_API int virtq_pool_recycle(struct virtq_pool *pool, struct virtq_chain *chains,
@@ -351,8 +362,27 @@ VIRTQ_API int virtq_pool_abandon(struct virtq_pool *pool, const struct virtq_cha
 				 unsigned int count);
 
 /**
+ * virtq_pool_pause - give the device nothing more, until virtq_pool_resume()
+ *
+ * What was offered with VIRTQ_POOL_MORE is published first. From then on offers wait, if they
+ * may, or say -EAGAIN, which is what recycling says; all else goes on. In a pool
+ * for several threads this must come *before* virtq_transport_stop() or
+ * virtq_transport_queue_reset(): a publication meanwhile would race with the stop, which
+ * notes in the driver end that it is over, and make the ring one in use again. Resume after
+ * virtq_transport_start(), which wants a ring to which nothing was added. It is no
+ * matter how often it was paused.
+ *
+ * Return: 0 or -ESHUTDOWN. A kick that could not be sent is told as by offering. Since: 0.1
+ */
+VIRTQ_API int virtq_pool_pause(struct virtq_pool *pool);
+
+/** virtq_pool_resume - go on, and wake who waits for that. Return: 0 or -ESHUTDOWN. Since: 0.1 */
+VIRTQ_API int virtq_pool_resume(struct virtq_pool *pool);
+
+/**
  * virtq_pool_reset - begin again after the queue was stopped or reset
  *
+ * With several threads: virtq_pool_pause() it before the stop, and resume it after the start.
  * Chains that the device still had are freed; those of the caller's, and those that
  * it used before, stay. The driver end is made anew: start it.
  *

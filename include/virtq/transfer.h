@@ -105,7 +105,8 @@ VIRTQ_API int virtq_transfers_init(void *memory, struct virtq_transfers **out,
  *
  * Stop the device first: every transfer that still is, in flight or not, is released,
  * and every struct virtq_transfer of the set is gone. What the device had used
- * is looked up before; a release function is told -ECANCELED of the rest.
+ * is looked up before; a release function is told -ECANCELED of the rest. The port, or
+ * driver end, is as it was made: another set may have it, if nothing was in flight.
  */
 VIRTQ_API void virtq_transfers_fini(struct virtq_transfers *set);
 VIRTQ_API void virtq_transfers_destroy(struct virtq_transfers *set);
@@ -171,6 +172,8 @@ VIRTQ_API int virtq_transfer_prepare_unchecked(struct virtq_transfers *set,
  *
  * One publication, and at most one kick, for all, and for what was staged before.
  * Each gets a new id. If it looks full the ring is looked into before -ENOSPC.
+ * Those that were sent before are not built in the ring again, if the config of the port (or
+ * driver end) has @keep and virtq_driver_keeps() says 1.
  *
  * Return: how many were sent, from the front; or, if not even the first was, -ENOSPC
  *	(no room in the ring now), -EBUSY (it is in flight), -EBADMSG,
@@ -189,7 +192,8 @@ VIRTQ_API int virtq_transfer_send(struct virtq_transfers *set,
  * other calls it is in flight, though the device knows nothing of it.
  *
  * Return: as virtq_transfer_send(). Thread: the owner. No allocation, and no
- *	system call but those of a @guard. Since: 0.1
+ *	system call but those of a @guard, and the signal for a sleeper that
+ *	virtq_transfers_arm() speaks of. Since: 0.1
  */
 VIRTQ_API int virtq_transfer_stage(struct virtq_transfers *set,
 				   struct virtq_transfer *const *which, unsigned int count);
@@ -236,7 +240,8 @@ VIRTQ_API int virtq_transfer_wait(struct virtq_transfer *t, const struct virtq_w
 /**
  * virtq_transfers_in_flight - how many the device has, abandoned and staged ones too
  *
- * As of the last look at the ring: virtq_transfers_poll() with @max 0 looks.
+ * As of the last look at the ring: virtq_transfers_poll() with @max 0 looks, and
+ * leaves what is back for the next one.
  */
 VIRTQ_API unsigned int virtq_transfers_in_flight(const struct virtq_transfers *set);
 
@@ -245,7 +250,8 @@ VIRTQ_API unsigned int virtq_transfers_in_flight(const struct virtq_transfers *s
  * @set:  the set
  * @done: receives up to @max transfers that came back, each once for each
  *        sending, in the order in which the device returned them
- * @max:  capacity of @done; what is left stays for the next call
+ * @max:  capacity of @done; what is left stays for the next call. 0 is
+ *        fine, with a @done of NULL: it looks, and does not wait
  * @wait: how long to wait for the first; NULL not to
  *
  * Those that were finished, sent again or abandoned meanwhile are left out.
@@ -258,8 +264,11 @@ VIRTQ_API int virtq_transfers_poll(struct virtq_transfers *set, struct virtq_tra
 /**
  * virtq_transfers_arm - as virtq_pool_arm(), for the call fd of the port
  *
- * What comes back by poll or check takes the wish back: arm again before the
- * next sleep.
+ * After it returned 0 the call fd becomes readable once virtq_transfers_poll() has
+ * something to tell, or to release; also if a call that prepares, sends or stages finds it.
+ * Every virtq_transfers_poll(), virtq_transfer_check(), virtq_transfer_wait() and
+ * virtq_transfers_reset() takes the wish back, whatever it finds: arm again before
+ * the next sleep.
  */
 VIRTQ_API int virtq_transfers_arm(struct virtq_transfers *set);
 

@@ -70,12 +70,14 @@ ALWAYS_INLINE int get_split(struct virtq_driver *q, struct virtq_completion *don
 		split_driver_release(free, next, room, id, entries);
 		room += entries;
 	}
+	/* Nothing there, nothing written: another thread may be asking for the position. */
+	if (!n)
+		return !fault ? 0 : break_queue(q, fault, seen,
+						fault == VIRTQ_FAULT_USED_ID ? id : len);
 	q->room = room;
 	q->taken += n;
 	q->split.used_seen = (uint16_t)(seen + n);
-	if (n || !fault)
-		return (int)n;
-	return break_queue(q, fault, seen, fault == VIRTQ_FAULT_USED_ID ? id : len);
+	return (int)n;
 }
 
 ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *done,
@@ -113,14 +115,15 @@ ALWAYS_INLINE int get_packed(struct virtq_driver *q, struct virtq_completion *do
 			turn ^= PACKED_AVAIL | PACKED_USED;
 		}
 	}
+	if (!n)
+		return !fault ? 0 : break_queue(q, fault, slot,
+						fault == VIRTQ_FAULT_USED_ID ? id : len);
 	q->room = room;
 	q->taken += n;
 	q->packed.used.slot = (uint16_t)slot;
 	q->packed.used.wrap = turn == packed_used_flags(true);
 	q->packed.free_count = (uint32_t)(free - q->packed.free);
-	if (n || !fault)
-		return (int)n;
-	return break_queue(q, fault, slot, fault == VIRTQ_FAULT_USED_ID ? id : len);
+	return (int)n;
 }
 
 /* ---- In order: one used element may stand for many buffers (2.7.9, 2.8.8) -- */

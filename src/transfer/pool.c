@@ -9,6 +9,7 @@
 #include "transfer/pool.h"
 
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -132,6 +133,12 @@ static int make_items(struct virtq_pool *pool, uint64_t gpa, struct virtq_error 
 
 static int open_fds(struct virtq_pool *pool, struct virtq_error *err)
 {
+	struct epoll_event edges = { .events = EPOLLIN | EPOLLET };
+
+	pool->calls_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (pool->calls_fd < 0 || epoll_ctl(pool->calls_fd, EPOLL_CTL_ADD,
+					    virtq_port_call_fd(pool->port), &edges))
+		return error_set_errno(err, -errno, "cannot watch the call fd");
 	while (pool->fd_count < POOL_FDS) {
 		int fd = virtq_notify_open();
 
@@ -146,6 +153,8 @@ static void release(struct virtq_pool *pool)
 {
 	while (pool->fd_count)
 		close(pool->fds[--pool->fd_count]);
+	if (pool->calls_fd >= 0)
+		close(pool->calls_fd);
 	if (pool->guard_pages)
 		munmap(pool->guard_pages, pool->guard_bytes);
 	virtq_port_destroy(pool->port);
@@ -173,8 +182,13 @@ int virtq_pool_create(struct virtq_pool **out, const struct virtq_pool_config *c
 		return error_set(err, -ENOMEM, "no memory for a pool");
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->nobody, NULL);
-	/* Ids of different pools differ, so that a handle of another is known as such. */
-	pool->last_id = (uint64_t)shm_serial(&pools) << 48;
+	pool->calls_fd = -1;
+	/*
+	 * Ids of different pools differ, so that a handle of another is known as such. Multiples
+	 * of 2^64 by the golden ratio lie as far from each other as so many can: each of the
+	 * first 2^24 pools has 2^38 ids or more before it comes to those of another.
+	 */
+	pool->last_id = (uint64_t)shm_serial(&pools) * 0x9e3779b97f4a7c15u;
 	pool->threads = config->threads;
 	pool->item_bytes = config->item_bytes;
 	pool->item_count = items;
@@ -238,6 +252,29 @@ static int detach_all(struct virtq_pool *pool, int *count)
 	}
 }
 
+int virtq_pool_pause(struct virtq_pool *pool)
+{
+	int rc = pool_enter(pool);
+
+	/* Now all is published, and nothing is added: later publications have nothing to do. */
+	if (!rc && !pool->paused) {
+		pool_publish(pool);
+		pool->paused = true;
+	}
+	return pool_leave(pool, rc);
+}
+
+int virtq_pool_resume(struct virtq_pool *pool)
+{
+	int rc = pool_enter(pool);
+
+	if (!rc) {
+		pool->paused = false;
+		wait_wake_room(pool);
+	}
+	return pool_leave(pool, rc);
+}
+
 int virtq_pool_reset(struct virtq_pool *pool)
 {
 	int rc = pool_enter(pool), count = 0;
@@ -255,6 +292,7 @@ int virtq_pool_reset(struct virtq_pool *pool)
 	pool->held_kept = 0;
 	rc = virtq_port_renew(pool->port);
 	pool->q = virtq_port_driver(pool->port);
+	pool->told = false;
 	wait_wake_all(pool);
 	return pool_leave(pool, rc ? rc : count);
 }

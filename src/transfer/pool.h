@@ -80,6 +80,8 @@ struct virtq_pool {
 	uint32_t forgotten;		/* chains in flight that are freed as they come back */
 	bool threads, guard;
 	bool armed;			/* virtq_pool_arm() was called; see pool_wait.c */
+	bool paused;			/* nothing is given to the ring, so nothing published */
+	bool told;			/* to all who sleep: the ring is broken */
 	uint8_t *host;			/* the items as the caller sees them */
 	struct virtq_port *port;
 	/* Used chains that somebody found who waited for room, oldest first: a circle. */
@@ -98,6 +100,7 @@ struct virtq_pool {
 	pthread_cond_t nobody;		/* waits any more */
 	struct waiter *waiters;
 	uint32_t room_waiters;
+	int calls_fd;			/* threads: the call fd by edges, see pool_wait.c */
 	int fds[POOL_FDS];		/* of which @fd_count are nobody's now */
 	uint32_t fd_count;
 };

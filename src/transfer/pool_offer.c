@@ -237,6 +237,8 @@ static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
 /* Offer what is left of @d. Return: 0 if that was all, or why the next one was refused. */
 static int offer_now(struct virtq_pool *pool, struct demand *d)
 {
+	if (UNLIKELY(pool->paused))
+		return -EAGAIN;
 	while (d->done < d->count) {
 		const struct virtq_offer *offers = d->offers ? d->offers + d->done : &d->each;
 		struct virtq_chain *chains = d->chains ? d->chains + d->done : NULL;
@@ -266,7 +268,14 @@ static bool is_hopeless(const struct virtq_pool *pool, const struct demand *d)
 {
 	if (pool->threads)
 		return false;
+	if (pool->paused)
+		return true;
 	return d->lacks_items ? !pool->forgotten : !virtq_driver_in_flight(pool->q);
+}
+
+static bool may_wait(int rc)
+{
+	return rc == -ENOSPC || rc == -EAGAIN;
 }
 
 /* There was no room for all of @d. Look whether some was made, and then wait for it. */
@@ -277,8 +286,8 @@ NEVER_INLINE static int offer_waiting(struct virtq_pool *pool, struct demand *d,
 	int rc = pool_reap(pool);
 
 	if (rc >= 0)
-		rc = rc ? offer_now(pool, d) : -ENOSPC;
-	if (rc != -ENOSPC || !wait || !wait->timeout_ms)
+		rc = rc || pool->paused ? offer_now(pool, d) : -ENOSPC;
+	if (!may_wait(rc) || !wait || !wait->timeout_ms)
 		return rc;
 	rc = wait_begin(pool, &w, wait, true);
 	if (rc)
@@ -291,7 +300,7 @@ NEVER_INLINE static int offer_waiting(struct virtq_pool *pool, struct demand *d,
 			rc = pool_reap(pool);
 		if (rc >= 0)
 			rc = offer_now(pool, d);
-		if (rc != -ENOSPC || slept <= 0)
+		if (!may_wait(rc) || slept <= 0)
 			break;
 	}
 	wait_end(pool, &w);
@@ -308,7 +317,7 @@ static int offer_all(struct virtq_pool *pool, struct demand *d, unsigned int fla
 	if (UNLIKELY(rc))
 		return pool_leave(pool, rc);
 	rc = offer_now(pool, d);
-	if (UNLIKELY(rc == -ENOSPC))
+	if (UNLIKELY(may_wait(rc)))
 		rc = offer_waiting(pool, d, wait);
 	if (d->done && !(flags & VIRTQ_POOL_MORE))
 		pool_publish(pool);
@@ -462,9 +471,6 @@ static int recycle_one(struct virtq_pool *pool, struct virtq_chain *chain)
 		rc = pool_add(pool, item);
 		if (rc == -ENOSPC && pool_unkeep_held(pool))
 			rc = pool_add(pool, item);
-		/* It may need fewer entries than it had. */
-		if (pool->room_waiters)
-			wait_wake_room(pool);
 	}
 	if (rc < 0)
 		return rc;
@@ -486,6 +492,8 @@ int virtq_pool_recycle(struct virtq_pool *pool, struct virtq_chain *chains, unsi
 
 	if (UNLIKELY(!rc && flags & ~VIRTQ_POOL_MORE))
 		rc = -EINVAL;
+	if (UNLIKELY(!rc && pool->paused))
+		rc = -EAGAIN;
 	while (n < count && LIKELY(!rc)) {
 		unsigned int done = keeps ? recycle_kept(pool, chains + n, count - n) : 0;
 

@@ -3,42 +3,49 @@
  * Who waits for a pool, and why nobody is forgotten.
  *
  * All below happens under the lock; only the sleep itself does not. A *taker*
- * waits for something to take, the others for *room*: items or ring entries. All
- * sleep on the call fd of the port, which is one for all, and of several threads
- * each on an eventfd of his own besides.
+ * waits for something to take, the others for *room*: items or ring entries, or that the
+ * pool is resumed. Of one owner there is nobody else, so he sleeps on the call fd of
+ * the port. Several threads sleep on pool->calls_fd, which is one for all, and each on an
+ * eventfd of his own besides. calls_fd is an epoll fd that watches the call fd for edges:
+ * each call makes it readable, be the call fd readable already or not, and taking the
+ * edge away leaves the call fd as it is. So whoever sleeps on that outside, after
+ * virtq_pool_arm(), loses no signal to those inside, nor they to him.
  *
  * A sleeper went to sleep like this: he looked and found nothing; he armed, and the
  * ring had nothing new ([D]); he released the lock. So while somebody
  * sleeps and nobody touches the pool, either the ring is armed and what the device uses next
- * makes the call fd readable, or it is readable already.
+ * makes the common fd readable, or it is readable already.
  *
- * Awake, he has the lock, clears his own fd and the call fd, and *then* looks. A signal
+ * Awake, he has the lock, clears his own fd and the common fd, and *then* looks. A signal
  * that was there before the clearing stands for what he finds now; one that comes after it
  * leaves the fd readable. The other way round, what is used between the look and the
  * clearing would be slept through.
  *
- * Clearing the call fd takes the signal from the other sleepers too: some may have not run
+ * Clearing the common fd takes the signal from the other sleepers too: some may have not run
  * yet. Therefore whoever cleared it either sleeps again, having found nothing to
  * take and armed, which is as good for all of them; or he goes and hands on
  * (hand_on()): he arms for the others, and if there is something still, in the
  * ring or among pool->used, he wakes one of the takers and all who want room. The same
- * goes for whoever is woken by name, and leaves without looking (cancelled, interrupted).
+ * goes for whoever is woken by name, and leaves without looking (cancelled, interrupted), and
+ * for virtq_pool_arm(), which clears the call fd.
  *
  * What else a sleeper may wait for is brought by a thread, which signals him by name:
  *   items or ring entries become free  all who wait for room: how much each of them needs,
- *                                      he knows himself; who needs more sleeps on, and has
+ *   or the pool is resumed             he knows himself; who needs more sleeps on, and has
  *                                      taken nobody's signal, as each has his own
  *   pool->used gets something          one taker, who hands on what he leaves
  *   the ring broke, or was made anew   all
  *   the pool was closed                port_sleep() returns to all, and for ever
  *
  * The ring is armed only while somebody sleeps: the last one disarms it. Somebody outside who
- * called virtq_pool_arm() and sleeps on the call fd is not known to be there or gone. With one
- * thread he is gone when he takes. With several the ring stays armed, and he
- * is a sleeper whose own fd is the call fd. So nobody who waits for room may take away the
- * signal that says pool->used has something: he leaves it, and sleeps on his own fd alone
- * until somebody takes, who wakes him.
+ * called virtq_pool_arm() and sleeps on the call fd is not known to be there or gone. Of one
+ * owner it is known: he is gone when he takes, and when he waited for room he has
+ * cleared the call fd himself, so he is signalled at the end of that if there is something. Of
+ * several threads somebody may be there for ever, so the ring stays armed, and whatever is
+ * signalled to a taker is signalled to him. Those inside wake up for that, find nothing and
+ * sleep on: nobody sends a signal just to sleep again.
  */
+#include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -61,16 +68,16 @@ void wait_wake_room(struct virtq_pool *pool)
 			signal_waiter(w);
 }
 
-/* May somebody outside be asleep, of whom nobody here knows? */
-static bool has_outside(const struct virtq_pool *pool)
-{
-	return pool->armed && pool->threads;
-}
-
+/* Somebody outside may be asleep, of whom nobody here knows. */
 static void signal_outside(struct virtq_pool *pool)
 {
-	if (has_outside(pool))
+	if (pool->armed)
 		virtq_notify_send(virtq_port_call_fd(pool->port));
+}
+
+static bool is_broken(const struct virtq_pool *pool)
+{
+	return virtq_driver_fault(pool->q).code != VIRTQ_FAULT_NONE;
 }
 
 void wait_wake_taker(struct virtq_pool *pool)
@@ -81,7 +88,9 @@ void wait_wake_taker(struct virtq_pool *pool)
 		w = w->next;
 	if (w)
 		signal_waiter(w);
-	signal_outside(pool);
+	/* One owner has the signal of the device still, unless he waited: wait_end(). */
+	if (pool->threads)
+		signal_outside(pool);
 }
 
 void wait_wake_all(struct virtq_pool *pool)
@@ -94,18 +103,24 @@ void wait_wake_all(struct virtq_pool *pool)
 /* The signals that the caller took were for these too. */
 static void hand_on(struct virtq_pool *pool)
 {
-	bool ready = virtq_driver_arm(pool->q);
+	bool ready = virtq_driver_arm(pool->q) || is_broken(pool);
 
-	if (ready || pool->used_count)
+	if (ready || pool->used_count) {
 		wait_wake_taker(pool);
+		if (!pool->threads)
+			signal_outside(pool);
+	}
 	if (ready)
 		wait_wake_room(pool);
 }
 
 int pool_leave_threads(struct virtq_pool *pool, int rc)
 {
-	if (UNLIKELY(rc == -EBADMSG && pool->waiters))
+	/* Not by @rc, which may tell what was done before that. */
+	if (UNLIKELY((pool->waiters || pool->armed) && !pool->told && is_broken(pool))) {
+		pool->told = true;
 		wait_wake_all(pool);
+	}
 	pthread_mutex_unlock(&pool->lock);
 	return rc;
 }
@@ -154,33 +169,37 @@ static bool is_over(const struct waiter *w)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec >= w->deadline_ns;
 }
 
+/* Clear calls_fd: what it says is told once, and the call fd keeps its signal. */
+static void take_edge(struct virtq_pool *pool)
+{
+	struct epoll_event event;
+
+	while (epoll_wait(pool->calls_fd, &event, 1, 0) < 0 && errno == EINTR)
+		;
+}
+
 int wait_sleep(struct virtq_pool *pool, struct waiter *w)
 {
-	bool on_call;
 	int rc;
 
 	pool_publish(pool);
 	rc = port_kick_error(pool->port);
 	if (rc)
 		return rc;
-	if (virtq_driver_arm(pool->q))
+	if (virtq_driver_arm(pool->q) || is_broken(pool))
 		return !is_over(w);
-	/* Would the signal not be for somebody outside, who has not come for it yet? */
-	on_call = !(w->for_room && pool->used_count && has_outside(pool));
-	if (!on_call)
-		signal_outside(pool);
-	w->awake = false;
-	if (pool->threads)
-		pthread_mutex_unlock(&pool->lock);
-	rc = on_call ? port_sleep(pool->port, w->wait, w->deadline_ns, w->fd) :
-		       port_sleep_on(pool->port, w->wait, w->deadline_ns, w->fd);
-	if (pool->threads)
-		pthread_mutex_lock(&pool->lock);
-	w->awake = true;
-	if (w->fd >= 0)
-		virtq_notify_clear(w->fd);
-	if (on_call)
+	if (!pool->threads) {
+		rc = port_sleep(pool->port, w->wait, w->deadline_ns, -1);
 		virtq_notify_clear(virtq_port_call_fd(pool->port));
+	} else {
+		w->awake = false;
+		pthread_mutex_unlock(&pool->lock);
+		rc = port_sleep_on(pool->port, w->wait, w->deadline_ns, pool->calls_fd, w->fd);
+		pthread_mutex_lock(&pool->lock);
+		w->awake = true;
+		virtq_notify_clear(w->fd);
+		take_edge(pool);
+	}
 	return port_closed(pool->port) ? -ESHUTDOWN : rc;
 }
 
@@ -199,12 +218,10 @@ void wait_end(struct virtq_pool *pool, struct waiter *w)
 		link = &(*link)->next;
 	*link = w->next;
 	pool->room_waiters -= w->for_room;
-	if (pool->waiters || has_outside(pool)) {
+	if (pool->waiters || pool->armed)
 		hand_on(pool);
-	} else {
-		pool->armed = false;
+	else
 		virtq_driver_disarm(pool->q);
-	}
 	if (!pool->waiters)
 		pthread_cond_broadcast(&pool->nobody);
 	list_unlock(pool);
@@ -233,7 +250,8 @@ int virtq_pool_arm(struct virtq_pool *pool)
 		rc = virtq_port_arm(pool->port);
 		if (pool->used_count && (rc == 0 || rc == -EBADMSG))
 			rc = 1;
-		if (pool->waiters && rc)
+		/* The signal was also for who waits inside, and elsewhere outside. */
+		if (pool->threads && rc)
 			hand_on(pool);
 	}
 	return pool_leave(pool, rc);

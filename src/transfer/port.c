@@ -299,12 +299,12 @@ static void count_sleeper(struct virtq_port *port, bool in)
 }
 
 static int sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		    int call_fd, int other_fd)
+		    int fd, int other_fd)
 {
 	struct pollfd fds[] = {
 		{ .fd = port->stop_fd, .events = POLLIN },
 		{ .fd = wait && wait->cancel_fd ? *wait->cancel_fd : -1, .events = POLLIN },
-		{ .fd = call_fd, .events = POLLIN },
+		{ .fd = fd, .events = POLLIN },
 		{ .fd = other_fd, .events = POLLIN },
 	};
 	struct timespec left;
@@ -332,9 +332,9 @@ int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t d
 }
 
 int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		  int other_fd)
+		  int fd, int other_fd)
 {
-	return sleep_on(port, wait, deadline_ns, -1, other_fd);
+	return sleep_on(port, wait, deadline_ns, fd, other_fd);
 }
 
 void port_await_sleepers(struct virtq_port *port)

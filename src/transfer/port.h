@@ -21,9 +21,9 @@ int64_t port_deadline(const struct virtq_wait *wait);
 int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
 	       int other_fd);
 
-/* As port_sleep(), but for @other_fd alone: somebody else sees to the call fd. */
+/* As port_sleep(), but for @fd in the place of the call fd. */
 int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		  int other_fd);
+		  int fd, int other_fd);
 
 /* Return only when no thread sleeps in port_sleep() any more; after virtq_port_shutdown(). */
 void port_await_sleepers(struct virtq_port *port);

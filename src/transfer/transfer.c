@@ -33,7 +33,7 @@
 static struct virtq_transfer *free_one(struct virtq_transfers *set)
 {
 	if (UNLIKELY(!set->free_count) && set->abandoned) {
-		transfers_reap(set);
+		transfers_reap_for_room(set);
 		transfers_release(set);
 	}
 	return set->free_count ? set->free[set->free_count - 1] : NULL;
@@ -296,7 +296,7 @@ NEVER_INLINE static bool make_room(struct virtq_transfers *set, const struct vir
 	uint32_t before = virtq_driver_room(set->q);
 	uint32_t wanted = (uint32_t)t->shape.segs_readable + t->shape.segs_writable;
 
-	transfers_reap(set);
+	transfers_reap_for_room(set);
 	for (uint32_t i = 0; set->kept_idle && i < set->config.transfers_max &&
 			     virtq_driver_room(set->q) < wanted; i++)
 		transfer_unkeep(transfer_at(set, i));

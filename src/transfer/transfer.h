@@ -22,6 +22,8 @@ struct transfers_host {
 	void (*kick)(struct virtq_port *port);
 	int (*kick_error)(struct virtq_port *port);
 	int (*arm)(struct virtq_port *port);
+	void (*wake)(struct virtq_port *port);		/* make the call fd readable */
+	bool (*is_over)(int64_t deadline_ns);
 	int64_t (*deadline)(const struct virtq_wait *wait);
 	int (*sleep)(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
 		     int other_fd);
@@ -78,7 +80,7 @@ struct virtq_transfers {
 	uint32_t kept_idle;		/* back, with ring entries that nobody uses */
 	bool keeps;			/* the ring can; q->keep: it does so now */
 	bool broken;			/* by the device, as the driver end said once */
-	bool armed;			/* calls were asked for, and nothing came back since */
+	bool armed;			/* calls were asked for, and nobody has looked since */
 	bool closed;			/* nothing is sent: it ends, or a reset is not over */
 	bool ending;			/* nothing is prepared any more either */
 	bool in_release;		/* a release function runs, and @scratch is its */
@@ -176,6 +178,8 @@ void transfer_release(struct virtq_transfer *t);
 /* transfer_back.c */
 /* Take what is used; -EBADMSG, -ESHUTDOWN of the driver end, else 0. Calls nobody. */
 int transfers_reap(struct virtq_transfers *set);
+/* The same for the room's sake: who sleeps on the call fd has to hear of what there was. */
+void transfers_reap_for_room(struct virtq_transfers *set);
 /* A transfer is with the caller again, or among those to be released. */
 void transfer_back(struct virtq_transfer *t, uint32_t written, enum transfer_lost lost);
 

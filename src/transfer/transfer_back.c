@@ -27,7 +27,11 @@ void transfer_back(struct virtq_transfer *t, uint32_t written, enum transfer_los
 	}
 }
 
-/* Calls cost: none are wanted but by who is about to sleep. */
+/*
+ * Calls cost: none are wanted but by who is about to sleep, and whoever looks is
+ * awake. Who sends or prepares need not be: the owner's event loop goes on sleeping on what
+ * arm() said. So only poll, check and wait come here.
+ */
 static void disarm(struct virtq_transfers *set)
 {
 	set->armed = false;
@@ -45,8 +49,6 @@ ALWAYS_INLINE int get(struct virtq_transfers *set, struct virtq_completion *done
 
 	if (UNLIKELY(n == -EBADMSG))
 		set->broken = true;
-	if (UNLIKELY(set->armed) && n > 0)
-		disarm(set);
 	return n;
 }
 
@@ -86,6 +88,20 @@ int transfers_reap(struct virtq_transfers *set)
 		}
 	} while (n > 0);	/* a fault behind what was used is told at once */
 	return n;
+}
+
+/*
+ * The wish to be called stays. A sound device calls for what was found here, sooner
+ * or later; one that broke the ring may not. When arm() said 0 nothing was listed.
+ */
+void transfers_reap_for_room(struct virtq_transfers *set)
+{
+	int rc = transfers_reap(set);
+
+	if (LIKELY(!set->armed) || !set->host)
+		return;
+	if (rc || !transfer_list_is_empty(&set->back) || set->to_release_count)
+		set->host->wake(set->port);
 }
 
 /* As poll() tells them, straight from the ring: for a set in which none is abandoned. */
@@ -135,20 +151,24 @@ int virtq_transfer_check(struct virtq_transfer *t)
 	int rc;
 
 	VIRTQ_ASSERT(t->state != TRANSFER_FREE);
+	if (UNLIKELY(t->set->armed))
+		disarm(t->set);
 	if (t->state != TRANSFER_FLYING)
 		return 1;
 	rc = look(t->set);
 	return t->state != TRANSFER_FLYING ? 1 : rc;
 }
 
-/* What is back, up to @max of them, without waiting. */
+/* What is back, up to @max of them, without waiting. With 0 it is looked for all the same. */
 static int tell(struct virtq_transfers *set, struct virtq_transfer **done, unsigned int max)
 {
 	unsigned int n = 0;
 	int rc = 0;
 
+	if (UNLIKELY(set->armed))
+		disarm(set);
 	/* Before anything is told: release functions may end what would be. */
-	if (UNLIKELY(set->abandoned))
+	if (UNLIKELY(set->abandoned || !max))
 		rc = look(set);
 	while (n < max && !transfer_list_is_empty(&set->back)) {
 		done[n] = transfer_first(&set->back);
@@ -158,7 +178,8 @@ static int tell(struct virtq_transfers *set, struct virtq_transfer **done, unsig
 		rc = reap_into(set, done + n, max - n);
 		n += rc > 0 ? (unsigned int)rc : 0;
 	}
-	return n ? (int)n : rc;
+	/* An error is behind what is left. */
+	return n || !transfer_list_is_empty(&set->back) ? (int)n : rc;
 }
 
 /* ---- Waiting ------------------------------------------------------------ */
@@ -173,10 +194,10 @@ int virtq_transfers_arm(struct virtq_transfers *set)
 {
 	int rc = look(set);
 
-	if (rc)
-		return rc;
 	if (!transfer_list_is_empty(&set->back) || is_release_due(set))
 		return 1;
+	if (rc)
+		return rc;
 	set->armed = true;
 	if (set->host)
 		return set->host->arm(set->port);
@@ -185,36 +206,44 @@ int virtq_transfers_arm(struct virtq_transfers *set)
 }
 
 /*
- * Sleep until the ring has something new. Return: 1 if it may have; 0 when the
- * time was over; or an error.
+ * Sleep until the ring has something new. Where that is so already, what ends the
+ * wait is looked at still: it may go on like this for ever.
+ *
+ * Return: 1 if it may have; 0 when the time was over; or an error.
  */
 static int sleep_once(struct virtq_transfers *set, const struct virtq_wait *wait,
 		      int64_t deadline_ns)
 {
-	int rc = set->host->kick_error(set->port);
+	const struct transfers_host *host = set->host;
+	int rc = host->kick_error(set->port);
 
-	if (!rc && is_release_due(set))
-		return 1;
-	if (!rc) {
+	if (rc)
+		return rc;
+	if (is_release_due(set)) {
+		rc = 1;
+	} else {
 		set->armed = true;
-		rc = set->host->arm(set->port);
+		rc = host->arm(set->port);
 	}
-	if (!rc && deadline_ns)
-		rc = set->host->sleep(set->port, wait, deadline_ns, -1);
-	return rc;
+	if (rc < 0 || !deadline_ns)
+		return rc < 0 ? rc : 0;
+	rc = host->sleep(set->port, wait, rc ? 0 : deadline_ns, -1);
+	return rc < 0 ? rc : !host->is_over(deadline_ns);
 }
 
-/* Wait for @t if that is not NULL, else for any, told in @done. */
+/* Wait for @t if that is not NULL, else for any, told in @done. The last thing is a look. */
 static int wait_for(struct virtq_transfers *set, struct virtq_transfer *t,
 		    struct virtq_transfer **done, unsigned int max, const struct virtq_wait *wait)
 {
 	int64_t deadline_ns = 0;
 	bool slept = false;
-	int rc;
+	int rc = 1;
 
 	for (;;) {
+		const bool over = !rc;
+
 		rc = t ? virtq_transfer_check(t) : tell(set, done, max);
-		if (rc || !wait)
+		if (rc || !wait || over || (!t && !max))
 			return rc;
 		if (!set->host)
 			return -ENOTSUP;
@@ -222,7 +251,7 @@ static int wait_for(struct virtq_transfers *set, struct virtq_transfer *t,
 			deadline_ns = set->host->deadline(wait);
 		slept = true;
 		rc = sleep_once(set, wait, deadline_ns);
-		if (rc <= 0)
+		if (rc < 0)
 			break;
 	}
 	if (set->armed)

@@ -36,10 +36,12 @@ int transfers_check(const struct virtq_transfers_config *config, struct virtq_er
 	if (!config->pieces_max || config->pieces_max > PIECES_MAX)
 		return error_set(err, -EINVAL, "no transfer has %u pieces, but 1 to %u",
 				 config->pieces_max, PIECES_MAX);
-	if (segs_max(config) < config->pieces_max || segs_max(config) > PIECES_MAX)
-		return error_set(err, -EINVAL,
-				 "%u elements are too few for %u pieces, or more than %u",
-				 config->segs_max, config->pieces_max, PIECES_MAX);
+	if (segs_max(config) < config->pieces_max)
+		return error_set(err, -EINVAL, "%u elements are too few for %u pieces",
+				 config->segs_max, config->pieces_max);
+	if (segs_max(config) > PIECES_MAX)
+		return error_set(err, -EINVAL, "no transfer has %u elements, but at most %u",
+				 config->segs_max, PIECES_MAX);
 	if (!transfers_bytes(config))
 		return error_set(err, -EINVAL, "%u transfers of %u pieces do not fit in memory",
 				 config->transfers_max, config->pieces_max);
@@ -189,7 +191,6 @@ void virtq_transfers_fini(struct virtq_transfers *set)
 		virtq_driver_stop(set->q);
 		detach_all(set->q);
 	}
-	set->q->keep = set->keeps;
 	set->ending = set->closed = true;
 	set->free_count = 0;
 	/* Release functions may end other transfers than theirs: no pointer is kept over a call. */
@@ -206,6 +207,8 @@ void virtq_transfers_fini(struct virtq_transfers *set)
 		if (t->state == TRANSFER_READY)
 			transfer_release(t);
 	}
+	/* The driver end keeps as it did before: entries that were let go have stopped that. */
+	set->q->keep = set->keeps;
 	virtq_map_unref(set->config.map);
 }
 

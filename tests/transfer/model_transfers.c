@@ -240,6 +240,7 @@ static void op_break(struct model *m)
 	while (m->polls.count)
 		poll_some(m, 1 + rnd(m, 8));
 	poll_some(m, 1);
+	op_look(m);
 	for (unsigned int i = 0; i < 8; i++)
 		op_check(m);
 	op_send(m);
@@ -410,9 +411,9 @@ static void test_random(void **state)
 	static void (*const ops[])(struct model *m) = {
 		op_prepare, op_prepare, op_prepare, op_prepare, op_prepare_wrong, op_send,
 		op_send, op_send, op_send, op_publish, op_check, op_check, op_check, op_check,
-		op_wait, op_poll, op_poll, op_finish, op_finish, op_abandon, op_pop, op_pop,
-		op_pop, op_push, op_push, op_push, op_far_arm, op_arm, op_reset, op_break,
-		op_quiesce,
+		op_wait, op_poll, op_poll, op_look, op_finish, op_finish, op_abandon, op_pop,
+		op_pop, op_pop, op_push, op_push, op_push, op_far_arm, op_arm, op_reset,
+		op_break, op_quiesce,
 	};
 	struct model *m = calloc(1, sizeof(*m));
 	const struct config *c = *state;

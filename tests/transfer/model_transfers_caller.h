@@ -488,6 +488,18 @@ static void poll_some(struct model *m, unsigned int max)
 	}
 }
 
+/* Poll for none: nothing is told, and all that is used is found. */
+static void op_look(struct model *m)
+{
+	int rc;
+
+	m->send_there = rnd(m, 4) == 0;
+	rc = virtq_transfers_poll(m->set, NULL, 0, NULL);
+	kicks_taken(m);
+	SAME(m, rc, m->broken && !m->polls.count ? -EBADMSG : 0);
+	SAME(m, virtq_transfers_in_flight(m->set), in_state(m, QUEUED, PUSHED));
+}
+
 static void op_poll(struct model *m)
 {
 	poll_some(m, 1 + rnd(m, 8));

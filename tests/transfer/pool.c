@@ -632,11 +632,15 @@ static void test_held_chains_take_no_room(void **state)
 static void test_foreign_handles(void **state)
 {
 	const struct layout *layout = *state;
-	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_pool_config config = rig_config(*layout), none = { .item_bytes = 64 };
+	struct virtq_pool *refused;
 	struct virtq_chain mine, theirs;
 	struct rig a, b;
 
 	rig_open(&a, *layout, &config);
+	/* Also after many others, which need not have come to life. */
+	for (unsigned int i = 0; i < 65535; i++)
+		assert_int_equal(virtq_pool_create(&refused, &none, NULL), -EINVAL);
 	rig_open(&b, *layout, &config);
 	assert_int_equal(virtq_pool_alloc(a.pool, 10, 0, &mine), 0);
 	assert_int_equal(virtq_pool_alloc(b.pool, 10, 0, &theirs), 0);

@@ -204,6 +204,10 @@ static void test_waiting_for_room(void **state)
 	/* Building one in place looks where something forgotten may be back, and says why not. */
 	assert_int_equal(virtq_pool_abandon(r.pool, chains, 1), 1);
 	assert_int_equal(virtq_pool_alloc(r.pool, 1, 0, chains), -ENOSPC);
+	assert_int_equal(rig_serve(&r, 1, 1, 0), 1);
+	assert_int_equal(virtq_pool_alloc(r.pool, 1, 0, chains), 0);
+	assert_int_equal(virtq_pool_free(r.pool, chains, 1), 1);
+	assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, NULL), 1);
 	far_break(&r.far);
 	assert_int_equal(virtq_pool_alloc(r.pool, 1, 0, chains), -EBADMSG);
 	rig_close(&r);
@@ -259,7 +263,7 @@ static void test_somebody_elses_poll(void **state)
 		assert_int_equal(virtq_pool_arm(r.pool), 0);
 		virtq_driver_stop(r.q);
 		assert_int_equal(virtq_pool_reset(r.pool), 15);
-		assert_int_equal(fd_readable(fd), threads);
+		assert_true(fd_readable(fd));
 		rig_close(&r);
 	}
 }

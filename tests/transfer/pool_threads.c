@@ -9,6 +9,7 @@
  * Each packet costs some wake-ups between five threads, so that is what takes the time. What a
  * wake-up that is lost needs is not many packets but a full pool, which there always is.
  */
+#include <dirent.h>
 #include <poll.h>
 #include <pthread.h>
 #include <time.h>
@@ -218,6 +219,8 @@ static void test_offering_taking_recycling(void **state)
 static void test_with_somebody_elses_poll(void **state)
 {
 	run_crowd(*(struct layout *)*state, poll_run, 1);
+	/* In two loops that share the fd. */
+	run_crowd(*(struct layout *)*state, poll_run, 2);
 }
 
 /* ---- Who needs how much ---------------------------------------------------------------- */
@@ -301,8 +304,21 @@ static void *sleep_run(void *arg)
 /* More of them than the pool has eventfds for. */
 #define SLEEPERS 20u
 
+static unsigned int open_fds(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
 static void end_all(struct layout layout, bool broken)
 {
+	const unsigned int fds = open_fds();
 	static struct crowd c;
 	struct sleeper sleepers[SLEEPERS];
 	struct virtq_chain held;
@@ -335,6 +351,7 @@ static void end_all(struct layout layout, bool broken)
 		assert_int_equal(sleepers[i].rc, broken ? -EBADMSG : -ESHUTDOWN);
 	}
 	rig_close(&c.r);
+	assert_int_equal(open_fds(), fds);
 }
 
 static void test_close_reaches_all(void **state)
@@ -376,13 +393,87 @@ static void test_reset_under_sleepers(void **state)
 	rig_close(&c.r);
 }
 
+/* ---- Stopped and started, while others offer all the time ------------------------------------ */
+
+#define STOPS 20u
+
+static void *trade_run(void *arg)
+{
+	/* If all of them wait, nobody takes. */
+	const struct virtq_wait shortly = { .timeout_ms = 20 };
+	struct crowd *c = arg;
+	struct virtq_chain chains[4];
+	unsigned int n = 0;
+
+	while (!load(&c->finished)) {
+		/* Some wait until it goes on, some do not; some leave it to others to publish. */
+		unsigned int flags = n % 3 ? 0 : VIRTQ_POOL_MORE;
+		int rc = virtq_pool_offer_writable(c->r.pool, 2, 64, NULL, flags,
+						   n % 2 ? &shortly : NULL);
+		int got;
+
+		n++;
+		if (rc < 0 && rc != -EAGAIN && rc != -ENOSPC)
+			add(&c->trouble, 1);
+		got = virtq_pool_take(c->r.pool, chains, 4, NULL);
+		for (int i = 0; i < got; i++) {
+			rc = i % 2 ? virtq_pool_recycle(c->r.pool, &chains[i], 1, 0) : 0;
+			if (rc != 1 && virtq_pool_free(c->r.pool, &chains[i], 1) != 1)
+				add(&c->trouble, 1);
+			if (rc < 0 && rc != -EAGAIN && rc != -ENOSPC)
+				add(&c->trouble, 1);
+		}
+		if (got < 0)
+			add(&c->trouble, 1);
+	}
+	return NULL;
+}
+
+/* Nothing is with the device between pause and resume: each reset is granted at once. */
+static void test_stops_while_others_offer(void **state)
+{
+	static struct crowd c;
+	pthread_t device, traders[3];
+
+	crowd_open(&c, *(struct layout *)*state, 24);
+	device = start(device_run, &c);
+	for (unsigned int i = 0; i < 3; i++)
+		traders[i] = start(trade_run, &c);
+	for (unsigned int i = 0; i < STOPS; i++) {
+		unsigned int served = load(&c.served);
+
+		for (unsigned int waited = 0; load(&c.served) == served; waited++) {
+			struct timespec pause = { 0, 1000000 };
+
+			assert_true(waited < LOST_MS);
+			nanosleep(&pause, NULL);
+		}
+		assert_int_equal(virtq_pool_pause(c.r.pool), 0);
+		device_stop(&c, device);
+		virtq_driver_stop(c.r.q);
+		assert_true(virtq_pool_reset(c.r.pool) >= 0);
+		rig_again(&c.r);
+		/* Others offer all the time, and the new ring is empty. */
+		assert_int_equal(virtq_pool_room(c.r.pool).entries, 16);
+		c.stop = 0;
+		device = start(device_run, &c);
+		assert_int_equal(virtq_pool_resume(c.r.pool), 0);
+	}
+	add(&c.finished, 1);
+	for (unsigned int i = 0; i < 3; i++)
+		pthread_join(traders[i], NULL);
+	device_stop(&c, device);
+	assert_int_equal(c.trouble, 0);
+	rig_close(&c.r);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct in_all tests[] = {
 		IN_ALL(test_offering_taking_recycling), IN_ALL(test_with_somebody_elses_poll),
 		IN_ALL(test_room_for_the_one_is_none_for_the_other),
 		IN_ALL(test_close_reaches_all), IN_ALL(test_a_broken_ring_reaches_all),
-		IN_ALL(test_reset_under_sleepers),
+		IN_ALL(test_reset_under_sleepers), IN_ALL(test_stops_while_others_offer),
 	};
 
 	if (argc > 2 || (argc == 2 && !(packets = (unsigned int)strtoul(argv[1], NULL, 0)))) {

@@ -470,6 +470,11 @@ static void impossible_sets(void **state)
 		assert_int_equal(virtq_transfers_create(&set, &c, &err), -EINVAL);
 		assert_int_equal(err.code, -EINVAL);
 		assert_true(strlen(err.text) > 20);
+		if (i == 6)
+			assert_string_equal(err.text, "3 elements are too few for 4 pieces");
+		if (i == 7)
+			assert_string_equal(err.text,
+					    "no transfer has 32769 elements, but at most 32768");
 		assert_int_equal(virtq_transfers_bytes(&c), 0);
 	}
 	assert_null(set);

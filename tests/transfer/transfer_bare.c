@@ -237,6 +237,60 @@ static void reset_with_a_new_driver_end(void **state)
 	}
 }
 
+/* The end that knew of it is gone, its memory the new one's: the set remembers. */
+static void reset_after_a_broken_ring(void **state)
+{
+	static struct bare b;
+	struct virtq_transfer *t, *done[1];
+	struct far_end far = { 0 };
+
+	bare_open(&b, *state);
+	t = bare_prepare(&b, NULL);
+	assert_int_equal(virtq_transfer_send(b.set, &t, 1), 1);
+	far.ring = b.config.ring;
+	far.device = b.device;
+	far_break(&far);
+	assert_int_equal(virtq_transfers_poll(b.set, done, 1, NULL), -EBADMSG);
+	virtq_driver_stop(b.driver);
+	assert_int_equal(virtq_driver_init(b.driver_memory[0], &b.driver, &b.config, NULL), 0);
+	assert_int_equal(virtq_transfers_reset(b.set, b.driver), 1);
+	assert_int_equal(virtq_transfer_check(t), 1);
+	assert_int_equal(virtq_transfer_status(t), -EBADMSG);
+	/* The next time it is as with any other. */
+	assert_int_equal(virtq_transfer_send(b.set, &t, 1), 1);
+	virtq_driver_stop(b.driver);
+	assert_int_equal(virtq_driver_init(b.driver_memory[0], &b.driver, &b.config, NULL), 0);
+	assert_int_equal(virtq_transfers_reset(b.set, b.driver), 1);
+	assert_int_equal(virtq_transfer_status(t), -ECANCELED);
+	bare_close(&b);
+}
+
+/* Nobody else can wake the sleeper: what was armed stays so when a sending looks for room. */
+static void sending_leaves_calls_on(void **state)
+{
+	const struct setting *on = *state;
+	static struct bare b;
+	struct virtq_transfer *t[6], *done[6];
+	struct virtq_req *reqs[2];
+	int n;
+
+	bare_open(&b, on);
+	for (unsigned int i = 0; i < 6; i++)
+		t[i] = bare_prepare(&b, NULL);
+	n = virtq_transfer_send(b.set, t, 6);
+	assert_int_equal(n, ENTRIES / 2);
+	assert_int_equal(virtq_transfers_arm(b.set), 0);
+	assert_int_equal(virtq_device_pop(b.device, reqs, 2), 2);
+	virtq_device_push(b.device, reqs, 1);
+	assert_int_equal(virtq_device_publish(b.device), 1);
+	assert_int_equal(virtq_transfer_send(b.set, t + n, 1), 1);
+	virtq_device_push(b.device, reqs + 1, 1);
+	/* With EVENT_IDX it was one call that was wanted. */
+	assert_int_equal(virtq_device_publish(b.device), !on->layout.event_idx);
+	assert_int_equal(virtq_transfers_poll(b.set, done, 6, NULL), 2);
+	bare_close(&b);
+}
+
 static void memory_that_is_refused(void **state)
 {
 	struct virtq_transfers_config config = { .transfers_max = 1, .pieces_max = 1 };
@@ -265,6 +319,7 @@ int main(void)
 	static const struct named_test each[] = {
 		EACH(without_a_port), EACH(staged_without_a_port),
 		EACH(reset_with_a_new_driver_end), EACH(reset_looks_at_no_ring),
+		EACH(reset_after_a_broken_ring), EACH(sending_leaves_calls_on),
 		EACH(memory_that_is_refused),
 	};
 

@@ -243,6 +243,79 @@ static void release_ends_another(void **state)
 	assert_int_equal(told.calls, 1);
 }
 
+struct latecomer {
+	struct rig *r;
+	struct virtq_transfer *t;
+	unsigned int calls;
+};
+
+/* The device uses another meanwhile, which is found for want of a transfer. */
+static void find_another(void *arg, const struct virtq_piece *pieces, unsigned int readable,
+			 unsigned int writable, int status)
+{
+	struct virtq_piece mine[2] = { pieces[0], pieces[1] };
+	struct latecomer *late = arg;
+	struct virtq_transfer *none;
+
+	assert_int_equal(status, 0);
+	late->calls++;
+	assert_int_equal(rig_serve(late->r, 1, NULL, 1, 1), 1);
+	assert_int_equal(virtq_transfer_prepare(late->r->set, &late->t, mine, readable, writable,
+						NULL, NULL), 0);
+	mine[0] = pieces[0];
+	mine[1] = pieces[1];
+	assert_int_equal(virtq_transfer_prepare(late->r->set, &none, mine, readable, writable,
+						NULL, NULL), -ENOSPC);
+}
+
+/*
+ * What comes back while release functions run is for the next call, or one could
+ * last for ever; and that there is a next one arm() sees to.
+ */
+static void found_in_a_release_is_due(void **state)
+{
+	static const struct rig_shape two = { .transfers_max = 2 };
+
+	for (unsigned int way = 0; way < 3; way++) {
+		struct virtq_wait forever = { .timeout_ms = -1 };
+		struct virtq_transfer *t, *other, *done[2];
+		struct latecomer late = { 0 };
+		struct virtq_piece pieces[2];
+		struct told told = { 0 };
+		struct rig r;
+
+		rig_open(&r, *state, &two);
+		late.r = &r;
+		pieces[0] = rig_piece(&r, 1024, 64);
+		pieces[1] = rig_piece(&r, 2048, 64);
+		assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, 1, 1, find_another,
+							&late), 0);
+		other = rig_prepare(&r, 0, &told);
+		rig_send(&r, t);
+		rig_send(&r, other);
+		virtq_transfer_abandon(t);
+		virtq_transfer_abandon(other);
+		assert_int_equal(rig_serve(&r, 1, NULL, 1, 1), 1);
+		if (way == 0)
+			assert_int_equal(virtq_transfers_arm(r.set), 1);
+		else
+			assert_int_equal(virtq_transfers_poll(r.set, done, 2, NULL), 0);
+		assert_int_equal(late.calls, 1);
+		assert_int_equal(told.calls, 0);
+		if (way == 2) {
+			/* Not slept over: the other one is all there is. */
+			virtq_port_shutdown(r.port);
+			assert_int_equal(virtq_transfers_poll(r.set, done, 2, &forever),
+					 -ESHUTDOWN);
+		} else {
+			assert_int_equal(virtq_transfers_poll(r.set, done, 2, NULL), 0);
+		}
+		assert_told(&told, &r, 0, 0, 1);
+		virtq_transfer_abandon(late.t);
+		rig_close(&r);
+	}
+}
+
 /* ---- Lost with the queue ------------------------------------------------------ */
 
 enum { PREPARED, FLYING, LEFT, USED, TOLD, UNLOOKED, FATES };
@@ -352,6 +425,55 @@ static void abandoned_after_a_reset(void **state)
 	rig_close(&r);
 }
 
+/* A set leaves the port as it found it. */
+static void next_set_keeps_again(void **state)
+{
+	const struct setting *on = *state;
+	struct virtq_transfers_config config = { .transfers_max = 4, .pieces_max = 2 };
+	struct virtq_driver *q;
+	uint32_t room;
+	struct rig r;
+
+	rig_open(&r, on, &usual);
+	config.port = r.port;
+	config.map = r.map;
+	q = virtq_port_driver(r.port);
+	room = virtq_driver_room(q);
+	for (unsigned int round = 0; round < 3; round++) {
+		int keeps = virtq_driver_keeps(q);
+		struct virtq_transfer *t = NULL;
+		struct virtq_piece piece;
+
+		assert_int_equal(keeps, on->keep && !on->layout.in_order);
+		piece = rig_piece(&r, 0, 64);
+		assert_int_equal(virtq_transfer_prepare(r.set, &t, &piece, 1, 0, NULL, NULL), 0);
+		for (unsigned int i = 0; i < 3; i++) {
+			rig_send(&r, t);
+			assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
+			assert_int_equal(virtq_transfer_check(t), 1);
+		}
+		assert_int_equal(room - virtq_driver_room(q), keeps);
+		virtq_transfers_destroy(r.set);
+		assert_int_equal(virtq_driver_room(q), room);
+		/* Under no set, too: the port's owner gets what its config says. */
+		for (unsigned int i = 0; i < 2; i++) {
+			struct virtq_seg seg = { .addr = RIG_GPA, .len = 8 };
+			struct virtq_buffer buf = { &seg, 1, 0, &seg };
+			struct virtq_completion done;
+
+			assert_int_equal(virtq_driver_add(q, &buf, 1), 1);
+			virtq_driver_publish(q);
+			assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
+			assert_int_equal(virtq_driver_get(q, &done, 1), 1);
+			assert_int_equal(room - virtq_driver_room(q), keeps);
+			if (keeps)
+				assert_int_equal(virtq_driver_free(q, &done.id, 1), 1);
+		}
+		assert_int_equal(virtq_transfers_create(&r.set, &config, NULL), 0);
+	}
+	rig_close(&r);
+}
+
 struct relief {
 	struct virtq_transfers *set;
 	int prepare_rc, send_rc, calls;
@@ -453,7 +575,8 @@ int main(void)
 		EACH(release_prepares_and_sends), EACH(release_ends_another),
 		EACH(reset_brings_all_back), EACH(destroy_releases_all),
 		EACH(abandoned_after_a_reset), EACH(nothing_new_while_it_ends),
-		EACH(nothing_sent_while_it_is_reset),
+		EACH(nothing_sent_while_it_is_reset), EACH(found_in_a_release_is_due),
+		EACH(next_set_keeps_again),
 	};
 
 	return rig_run("transfers end", each, sizeof(each) / sizeof(each[0]), NULL, 0);

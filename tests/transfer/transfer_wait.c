@@ -139,6 +139,200 @@ static void arm_asks_for_one_call(void **state)
 	rig_close(&r);
 }
 
+/* It looks, tells nothing, and does not wait: not for ever, and not for what is there. */
+static void poll_for_none_looks(void **state)
+{
+	struct virtq_wait forever = { .timeout_ms = -1 };
+	struct virtq_transfer *t[2], *done[2];
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	for (unsigned int i = 0; i < 2; i++)
+		t[i] = rig_prepare(&r, i, NULL);
+	assert_int_equal(virtq_transfer_send(r.set, t, 2), 2);
+	assert_int_equal(virtq_transfers_poll(r.set, NULL, 0, &forever), 0);
+	assert_int_equal(virtq_transfers_in_flight(r.set), 2);
+	assert_int_equal(rig_serve(&r, 1, NULL, 5, 1), 1);
+	assert_int_equal(virtq_transfers_in_flight(r.set), 2);
+	assert_int_equal(virtq_transfers_poll(r.set, NULL, 0, &forever), 0);
+	assert_int_equal(virtq_transfers_in_flight(r.set), 1);
+	/* What it found waits in front of the error. */
+	far_break(&r.far);
+	assert_int_equal(virtq_transfers_poll(r.set, NULL, 0, NULL), 0);
+	assert_int_equal(virtq_transfers_arm(r.set), 1);
+	assert_int_equal(virtq_transfers_poll(r.set, done, 2, NULL), 1);
+	assert_ptr_equal(done[0], t[0]);
+	assert_int_equal(virtq_transfer_written(t[0]), 5);
+	assert_int_equal(virtq_transfers_poll(r.set, NULL, 0, NULL), -EBADMSG);
+	assert_int_equal(virtq_transfers_arm(r.set), -EBADMSG);
+	virtq_driver_stop(virtq_port_driver(r.port));
+	rig_close(&r);
+}
+
+/* The device uses one, and has not come to call for it yet. */
+static void use_silently(struct rig *r)
+{
+	struct virtq_req *req;
+
+	assert_int_equal(virtq_device_pop(r->far.device, &req, 1), 1);
+	virtq_device_push(r->far.device, &req, 1);
+	virtq_device_publish(r->far.device);
+}
+
+/*
+ * An event loop that sleeps on what arm() said hears of whatever a call finds
+ * that it makes for another reason, on a full ring or with no transfer left.
+ */
+static void found_by_who_sends_is_called_for(void **state)
+{
+	static const struct rig_shape small = { .size = 4, .transfers_max = 8, .pieces_max = 2 };
+	enum { SEND, STAGE, PREPARE, BROKEN, WAYS };
+
+	for (unsigned int way = 0; way < WAYS; way++) {
+		struct virtq_transfer *t[8], *done[8];
+		struct virtq_piece pieces[2];
+		struct rig r;
+		int call, n;
+
+		rig_open(&r, *state, &small);
+		call = virtq_port_call_fd(r.port);
+		for (unsigned int i = 0; i < 8; i++)
+			t[i] = rig_prepare(&r, i, NULL);
+		n = virtq_transfer_send(r.set, t, 8);
+		assert_in_range(n, 2, 4);
+		if (way == PREPARE)
+			virtq_transfer_abandon(t[1]);
+		assert_int_equal(virtq_transfers_arm(r.set), 0);
+		assert_false(fd_readable(call));
+		if (way == BROKEN)
+			far_break(&r.far);
+		else
+			use_silently(&r);
+		if (way == STAGE) {
+			assert_int_equal(virtq_transfer_stage(r.set, t + n, 1), 1);
+		} else if (way == PREPARE) {
+			pieces[0] = rig_piece(&r, 0, 8);
+			pieces[1] = rig_piece(&r, 8, 8);
+			assert_int_equal(virtq_transfer_prepare(r.set, &t[1], pieces, 1, 1, NULL,
+								NULL), -ENOSPC);
+		} else {
+			assert_int_equal(virtq_transfer_send(r.set, t + n, 1),
+					 way == SEND ? 1 : -ENOSPC);
+		}
+		assert_true(fd_readable(call));
+		assert_int_equal(virtq_transfers_poll(r.set, done, 8, NULL),
+				 way == BROKEN ? -EBADMSG : 1);
+		virtq_driver_stop(virtq_port_driver(r.port));
+		rig_close(&r);
+	}
+}
+
+/* Whoever looks is awake, also if there is nothing: no call is wanted before he arms again. */
+static void looking_takes_the_wish_back(void **state)
+{
+	struct virtq_wait soon = { .timeout_ms = 1 };
+	struct virtq_transfer *t, *back, *done[1];
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	t = rig_prepare(&r, 0, NULL);
+	back = rig_prepare(&r, 1, NULL);
+	/* A device sends its first call whether it is wanted or not. */
+	rig_send(&r, back);
+	assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
+	assert_int_equal(virtq_transfers_poll(r.set, done, 1, NULL), 1);
+	for (unsigned int way = 0; way < 5; way++) {
+		rig_send(&r, t);
+		assert_int_equal(virtq_transfers_arm(r.set), 0);
+		if (way == 0)
+			assert_int_equal(virtq_transfers_poll(r.set, done, 1, NULL), 0);
+		else if (way == 1)
+			assert_int_equal(virtq_transfer_check(t), 0);
+		else if (way == 2)
+			assert_int_equal(virtq_transfer_check(back), 1);
+		else if (way == 3)
+			assert_int_equal(virtq_transfer_wait(t, &soon), 0);
+		else
+			assert_int_equal(virtq_transfers_poll(r.set, done, 1, &soon), 0);
+		assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
+		assert_false(fd_readable(virtq_port_call_fd(r.port)));
+		assert_int_equal(virtq_transfers_poll(r.set, done, 1, NULL), 1);
+	}
+	rig_close(&r);
+}
+
+struct stream {
+	struct rig *r;
+	int64_t until_ms;
+	unsigned int releases;
+};
+
+/* Sent again and answered at once, so that there is always something to release. */
+static void send_on(void *arg, const struct virtq_piece *pieces, unsigned int readable,
+		    unsigned int writable, int status)
+{
+	struct virtq_piece mine[2] = { pieces[0], pieces[1] };
+	struct stream *stream = arg;
+	struct virtq_transfer *t;
+
+	stream->releases++;
+	if (status || now_ms() > stream->until_ms)
+		return;
+	assert_int_equal(virtq_transfer_prepare(stream->r->set, &t, mine, readable, writable,
+						send_on, stream), 0);
+	rig_send(stream->r, t);
+	virtq_transfer_abandon(t);
+	rig_serve(stream->r, 1, NULL, 1, 1);
+}
+
+/* Time and cancel fd count also while others keep coming back. */
+static void wait_ends_though_others_come_back(void **state)
+{
+	int cancel = virtq_notify_open();
+	struct virtq_transfer *never, *t;
+	struct virtq_piece pieces[2];
+	struct stream stream;
+	struct virtq_req *req;
+	struct rig r;
+
+	/* In order nothing comes back before the first. */
+	if (((const struct setting *)*state)->layout.in_order) {
+		close(cancel);
+		return;
+	}
+	virtq_notify_send(cancel);
+	rig_open(&r, *state, &usual);
+	never = rig_prepare(&r, 0, NULL);
+	rig_send(&r, never);
+	assert_int_equal(virtq_device_pop(r.far.device, &req, 1), 1);
+	for (unsigned int way = 0; way < 3; way++) {
+		struct virtq_wait wait = { .timeout_ms = way == 0 ? 20 : way == 1 ? -1 : 0,
+					   .cancel_fd = way == 1 ? &cancel : NULL };
+		int64_t start = now_ms();
+
+		/* So that it ends, if wrongly. */
+		stream = (struct stream){ .r = &r, .until_ms = start + 3000 };
+		pieces[0] = rig_piece(&r, 1024, 64);
+		pieces[1] = rig_piece(&r, 2048, 64);
+		assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, 1, 1, send_on, &stream),
+				 0);
+		rig_send(&r, t);
+		virtq_transfer_abandon(t);
+		rig_serve(&r, 1, NULL, 1, 1);
+		assert_int_equal(virtq_transfer_wait(never, &wait), way == 1 ? -ECANCELED : 0);
+		assert_true(now_ms() < stream.until_ms);
+		assert_true(now_ms() - start >= (way == 0 ? 20 : 0));
+		assert_true(stream.releases > 0);
+		/* The last one. */
+		stream.until_ms = 0;
+		assert_int_equal(virtq_transfer_check(never), 0);
+		assert_int_equal(virtq_transfers_in_flight(r.set), 1);
+	}
+	virtq_driver_stop(virtq_port_driver(r.port));
+	rig_close(&r);
+	close(cancel);
+}
+
 /* What was sent was sent; why it was not announced is told once, also by a wait. */
 static void kick_that_fails(void **state)
 {
@@ -254,6 +448,8 @@ int main(void)
 	static const struct named_test each[] = {
 		EACH(wait_ends_in_time), EACH(wait_ends_by_fd_and_shutdown),
 		EACH(wait_for_a_device_in_another_thread), EACH(arm_asks_for_one_call),
+		EACH(poll_for_none_looks), EACH(found_by_who_sends_is_called_for),
+		EACH(looking_takes_the_wish_back), EACH(wait_ends_though_others_come_back),
 		EACH(kick_that_fails),
 	};
 	/* A process for every byte that is tried, so not over all layouts. */

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who is woken in a pool, step by step. Threads are stopped where it matters by what the
+ * linker leads here (--wrap): a sleeper has armed before he sleeps, and clears after it.
+ * The device is quiet: where a signal was another's to take, it sends none.
+ */
+#include <pthread.h>
+#include <time.h>
+
+#include "pool_rig.h"
+
+#define LOST_MS 10000
+
+#define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
+
+static const struct virtq_wait forever = { .timeout_ms = -1 };
+
+static unsigned int arms;		/* so often the ring was armed */
+static unsigned int always_ready;	/* that many times arming finds something */
+static unsigned int slow_clear;		/* whoever wakes up takes his time */
+static unsigned int cleared;
+
+int __wrap_virtq_driver_arm(struct virtq_driver *q);
+int __real_virtq_driver_arm(struct virtq_driver *q);
+void __wrap_virtq_notify_clear(int fd);
+void __real_virtq_notify_clear(int fd);
+
+static void pause_ms(unsigned int ms)
+{
+	struct timespec pause = { 0, ms * 1000000L };
+
+	nanosleep(&pause, NULL);
+}
+
+int __wrap_virtq_driver_arm(struct virtq_driver *q)
+{
+	int ready = __real_virtq_driver_arm(q);
+
+	add(&arms, 1);
+	if (!load(&always_ready))
+		return ready;
+	add(&always_ready, -1);
+	pause_ms(1);
+	return 1;
+}
+
+void __wrap_virtq_notify_clear(int fd)
+{
+	if (load(&slow_clear)) {
+		pause_ms(50);
+		add(&cleared, 1);
+	}
+	__real_virtq_notify_clear(fd);
+}
+
+/* ---- Sleepers --------------------------------------------------------------------------- */
+
+struct sleeper {
+	struct rig *r;
+	struct virtq_wait wait;
+	bool takes;
+	unsigned int done;
+	int rc;
+	pthread_t thread;
+};
+
+static void *sleep_run(void *arg)
+{
+	struct sleeper *s = arg;
+	struct virtq_chain chain;
+
+	s->rc = s->takes ? virtq_pool_take(s->r->pool, &chain, 1, &s->wait) :
+			   virtq_pool_offer_writable(s->r->pool, 1, 8, NULL, 0, &s->wait);
+	add(&s->done, 1);
+	return NULL;
+}
+
+static void await(unsigned int *what, unsigned int at_least)
+{
+	for (unsigned int i = 0; load(what) < at_least && i < LOST_MS; i++)
+		pause_ms(1);
+	assert_true(load(what) >= at_least);
+}
+
+/* Returns when he is asleep. */
+static void start(struct sleeper *s, struct rig *r, bool takes)
+{
+	unsigned int before = load(&arms);
+
+	*s = (struct sleeper){ .r = r, .wait = forever, .takes = takes };
+	assert_int_equal(pthread_create(&s->thread, NULL, sleep_run, s), 0);
+	await(&arms, before + 1);
+	/* He armed under the lock, and let go of it to sleep. */
+	virtq_pool_room(r->pool);
+}
+
+static void end(struct sleeper *s, int rc)
+{
+	await(&s->done, 1);
+	pthread_join(s->thread, NULL);
+	assert_int_equal(s->rc, rc);
+}
+
+static void open_threads(struct rig *r, const struct layout *layout)
+{
+	struct virtq_pool_config config = rig_config(*layout);
+
+	config.size = 4;
+	config.indirect_entries = 0;
+	config.threads = true;
+	rig_open(r, *layout, &config);
+}
+
+/* The device uses the next chain, and tells nobody. */
+static void serve_quietly(struct rig *r)
+{
+	struct virtq_req *req;
+
+	assert_int_equal(virtq_device_pop(r->far.device, &req, 1), 1);
+	virtq_device_push(r->far.device, &req, 1);
+	virtq_device_publish(r->far.device);
+}
+
+/* ---- Those outside and those inside --------------------------------------------------------- */
+
+/* What was laid by waits for the one outside, and he has a signal. The other wants room. */
+static void test_a_sleeper_outside_starves_nobody(void **state)
+{
+	struct virtq_chain chains[8];
+	struct sleeper room;
+	struct rig r;
+	int fd;
+
+	open_threads(&r, *state);
+	fd = virtq_port_call_fd(r.port);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+	assert_int_equal(virtq_pool_arm(r.pool), 0);
+	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 5, 8, NULL, 0, NULL), 4);
+	assert_true(fd_readable(fd));
+	start(&room, &r, false);
+	assert_true(fd_readable(fd));
+	assert_false(load(&room.done));
+	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
+	end(&room, 1);
+	assert_true(fd_readable(fd));
+	assert_int_equal(virtq_pool_arm(r.pool), 1);
+	assert_int_equal(virtq_pool_take(r.pool, chains, 8, NULL), 2);
+	rig_close(&r);
+}
+
+/* And the other way round: his signal is for those inside, too. */
+static void test_arming_outside_hands_on(void **state)
+{
+	struct sleeper taker;
+	struct rig r;
+
+	open_threads(&r, *state);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL), 2);
+	start(&taker, &r, true);
+	serve_quietly(&r);
+	assert_int_equal(virtq_pool_arm(r.pool), 1);
+	end(&taker, 1);
+	rig_close(&r);
+}
+
+/* He armed, and was to sleep next; but an offer had to wait, and woke up by the same call. */
+static void *serve_run(void *arg)
+{
+	pause_ms(20);
+	rig_serve(arg, 3, 8, 1);
+	return NULL;
+}
+
+static void test_waiting_for_room_keeps_what_was_armed(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[8];
+	pthread_t device;
+	struct rig r;
+	int fd;
+
+	config.indirect_entries = 0;
+	rig_open(&r, *layout, &config);
+	fd = virtq_port_call_fd(r.port);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 8, NULL, 0, NULL), 16);
+	assert_int_equal(virtq_pool_arm(r.pool), 0);
+	assert_int_equal(pthread_create(&device, NULL, serve_run, &r), 0);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 3, 8, NULL, 0, &forever), 3);
+	pthread_join(device, NULL);
+	assert_true(fd_readable(fd));
+	assert_int_equal(virtq_pool_take(r.pool, chains, 8, NULL), 3);
+	assert_int_equal(virtq_pool_arm(r.pool), 0);
+	assert_false(fd_readable(fd));
+
+	/* In vain: nothing came, and what comes still makes it readable. */
+	{
+		const struct virtq_wait briefly = { .timeout_ms = 5 };
+
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, &briefly),
+				 -ENOSPC);
+	}
+	assert_false(fd_readable(fd));
+	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
+	assert_true(fd_readable(fd));
+	rig_close(&r);
+}
+
+/* ---- Handing on ------------------------------------------------------------- */
+
+/* Cancelled, he does not look; the signal that he took was for the other. */
+static void test_the_cancelled_hand_on(void **state)
+{
+	int cancel = virtq_notify_open(), before;
+	struct sleeper taker, room;
+	struct virtq_wait wait = { -1, &cancel };
+	struct rig r;
+
+	assert_true(cancel >= 0);
+	open_threads(&r, *state);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+	start(&room, &r, false);
+	before = (int)load(&arms);
+	taker = (struct sleeper){ .r = &r, .wait = wait, .takes = true };
+	assert_int_equal(pthread_create(&taker.thread, NULL, sleep_run, &taker), 0);
+	await(&arms, (unsigned int)before + 1);
+	virtq_pool_room(r.pool);
+	serve_quietly(&r);
+	virtq_notify_send(cancel);
+	end(&taker, -ECANCELED);
+	end(&room, 1);
+	rig_close(&r);
+	close(cancel);
+}
+
+/* A device that breaks the ring need not call: whoever finds it tells all who sleep. */
+static void test_whoever_finds_it_broken_tells_all(void **state)
+{
+	for (unsigned int way = 0; way < 2; way++) {
+		struct virtq_chain chains[4];
+		struct sleeper taker;
+		struct rig r;
+
+		open_threads(&r, *state);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 3, 8, NULL, 0, NULL), 3);
+		/* One is outside. */
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		start(&taker, &r, true);
+		far_lie(&r.far, 4000, 1);
+		/* One fits, and then it looks. */
+		if (way)
+			assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), -EBADMSG);
+		else
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL),
+					 1);
+		end(&taker, -EBADMSG);
+		assert_true(fd_readable(virtq_port_call_fd(r.port)));
+		rig_close(&r);
+	}
+}
+
+/* ---- The end of a wait ------------------------------------------------------ */
+
+/* He is awake, and has not left the pool yet. */
+static void test_close_awaits_who_was_asleep(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct sleeper taker;
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+	start(&taker, &r, true);
+	cleared = 0;
+	add(&slow_clear, 1);
+	pause_ms(10);
+	virtq_pool_close(r.pool);
+	assert_int_equal(load(&cleared), 1);
+	add(&slow_clear, -1);
+	end(&taker, -ESHUTDOWN);
+	rig_close(&r);
+}
+
+/* Something is there again and again, and it is never anything for him. */
+static void test_time_is_over_for_who_never_sleeps(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	const struct virtq_wait briefly = { .timeout_ms = 5 };
+	struct virtq_chain chain;
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 8, NULL, 0, NULL), 16);
+	always_ready = 1000;
+	assert_int_equal(virtq_pool_take(r.pool, &chain, 1, &briefly), 0);
+	assert_true(load(&always_ready) > 0);
+	always_ready = 1000;
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, &briefly), -ENOSPC);
+	assert_true(load(&always_ready) > 0);
+	always_ready = 0;
+	rig_close(&r);
+}
+
+/* ---- Pauses ----------------------------------------------------------------- */
+
+static void test_paused_and_resumed(void **state)
+{
+	const struct virtq_wait briefly = { .timeout_ms = 5 };
+	struct virtq_offer offer = { .writable_bytes = 8 };
+	struct virtq_chain chains[4];
+	struct sleeper room;
+	struct rig r;
+
+	open_threads(&r, *state);
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, VIRTQ_POOL_MORE,
+							   NULL), 2);
+		/* What was offered before is published first. Twice is as good as once. */
+		assert_int_equal(virtq_pool_pause(r.pool), 0);
+		assert_int_equal(virtq_pool_pause(r.pool), 0);
+		assert_int_equal(rig_serve(&r, 4, 8, 1), 2);
+		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, NULL, 0, NULL), -EAGAIN);
+		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, NULL, 0, &briefly), -EAGAIN);
+		start(&room, &r, false);
+		/* All else goes on; nothing is published whatever is done. */
+		assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 2);
+		assert_int_equal(virtq_pool_recycle(r.pool, chains, 2, 0), -EAGAIN);
+		assert_int_equal(virtq_pool_alloc(r.pool, 8, 0, &chains[2]), 0);
+		assert_int_equal(virtq_pool_free(r.pool, &chains[2], 1), 1);
+		assert_int_equal(virtq_pool_publish(r.pool), 0);
+		virtq_driver_stop(r.q);
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		assert_int_equal(virtq_pool_reset(r.pool), 0);
+		rig_again(&r);
+		assert_false(load(&room.done));
+		assert_int_equal(virtq_pool_resume(r.pool), 0);
+		end(&room, 1);
+		assert_int_equal(virtq_pool_recycle(r.pool, chains, 2, 0), 2);
+		assert_int_equal(rig_serve(&r, 4, 8, 1), 3);
+		assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 3);
+		assert_int_equal(virtq_pool_free(r.pool, chains, 3), 3);
+	}
+	assert_int_equal(virtq_pool_pause(r.pool), 0);
+	start(&room, &r, false);
+	virtq_pool_close(r.pool);
+	end(&room, -ESHUTDOWN);
+	assert_int_equal(virtq_pool_pause(r.pool), -ESHUTDOWN);
+	assert_int_equal(virtq_pool_resume(r.pool), -ESHUTDOWN);
+	rig_close(&r);
+}
+
+/* One owner would wait for himself. */
+static void test_one_owner_pauses(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+	assert_int_equal(virtq_pool_pause(r.pool), 0);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), -EAGAIN);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, &forever), -EDEADLK);
+	assert_int_equal(virtq_pool_resume(r.pool), 0);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+	rig_close(&r);
+}
+
+int main(void)
+{
+	static const struct in_all tests[] = {
+		IN_ALL(test_a_sleeper_outside_starves_nobody),
+		IN_ALL(test_arming_outside_hands_on),
+		IN_ALL(test_waiting_for_room_keeps_what_was_armed),
+		IN_ALL(test_the_cancelled_hand_on),
+		IN_ALL(test_whoever_finds_it_broken_tells_all),
+		IN_ALL(test_close_awaits_who_was_asleep),
+		IN_ALL(test_time_is_over_for_who_never_sleeps),
+		IN_ALL(test_paused_and_resumed), IN_ALL(test_one_owner_pauses),
+	};
+
+	return run_in_all("pool, who is woken", tests, sizeof(tests) / sizeof(tests[0]));
+}
