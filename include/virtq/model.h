@@ -28,29 +28,57 @@ enum virtq_verdict {
 	VIRTQ_DONE,		/* answered: push it with its written length */
 	VIRTQ_SUBMIT,		/* perform the operation, then call finish() */
 	VIRTQ_MALFORMED,	/* it means nothing: push it with length 0, count it */
+	VIRTQ_HOLD,		/* the model keeps it until virtq_engine_complete() */
 };
 
 /* Operations that an engine can perform. */
 enum virtq_op_kind {
-	VIRTQ_OP_READ,	/* fill all of req->wr from fd at offset */
-	VIRTQ_OP_WRITE,	/* store all of req->rd to fd at offset */
-	VIRTQ_OP_SYNC,	/* make completed writes to fd stable (fdatasync) */
+	VIRTQ_OP_READ,		/* fill all of req->wr, or @spans, from fd at offset */
+	VIRTQ_OP_WRITE,		/* store all of req->rd, or @spans, to fd at offset */
+	VIRTQ_OP_SYNC,		/* make completed writes to fd stable (fdatasync) */
+	VIRTQ_OP_ALLOCATE,	/* fallocate(fd, flags, offset, bytes) */
+	VIRTQ_OP_POLL,		/* wait until fd has one of the poll events in flags */
+	VIRTQ_OP_TIMEOUT,	/* wait for bytes nanoseconds */
 };
 
 /**
  * struct virtq_op - one operation, described by a model for an engine
  * @kind:   what to do
- * @fd:     on which file
- * @offset: where in it, bytes
+ * @fd:     on which file; none for TIMEOUT
+ * @offset: where in it, bytes; READ, WRITE, ALLOCATE
+ * @spans:  READ and WRITE: memory of the model's own instead of the request's,
+ *          or NULL. It stays until finish(); the engine shortens the spans as the
+ *          transfer goes on, as it does with a cursor's
+ * @span_count: how many
+ * @flags:  ALLOCATE: fallocate()'s mode; POLL: events
+ * @bytes:  ALLOCATE: how many bytes; TIMEOUT: nanoseconds
+ * @next:   performed when this one has succeeded as a whole, or NULL. Lies in
+ *          the model's request struct and stays until finish()
  *
- * READ and WRITE move the request's cursor past what was transferred, and READ
- * counts it as written, whether or not the operation succeeds as a whole:
- * finish() finds there how far it came. Short transfers are continued.
+ * Without @spans, READ and WRITE move the request's cursor past what was
+ * transferred, and READ counts it as written, whether or not the operation
+ * succeeds as a whole: finish() finds there how far it came. With @spans the
+ * request is left alone. Short transfers are continued, and vectors longer than
+ * the kernel takes go in pieces. -EINTR and -EAGAIN are tried again, the latter
+ * after a pause, for a second or two; everything else is finish()'s business.
+ *
+ * An operation has succeeded as a whole when it did not fail and, for READ and
+ * WRITE, nothing is left to transfer.
+ *
+ * start() finds all of it zero. finish() finds the operation that was performed
+ * last, @offset and @spans where it ended; assign all of it for VIRTQ_SUBMIT.
+ *
+ * Since: 0.1
  */
 struct virtq_op {
 	enum virtq_op_kind kind;
 	int fd;
 	uint64_t offset;
+	struct virtq_span *spans;
+	uint32_t span_count;
+	uint32_t flags;
+	uint64_t bytes;
+	struct virtq_op *next;
 };
 
 /**
@@ -59,8 +87,14 @@ struct virtq_op {
  * @device_id:   VIRTIO_ID_...
  * @req_bytes:   size of its request struct, which begins with struct virtq_req
  * @start:       parse @req; fill @op for VIRTQ_SUBMIT
- * @finish:      @result is the bytes transferred (0 for SYNC) or -errno; may
- *               fill @op again for VIRTQ_SUBMIT
+ * @finish:      @result is of the operation performed last: bytes transferred
+ *               (READ, WRITE), events (POLL), 0 (the others) or -errno; or what
+ *               virtq_engine_complete() said. May fill @op again for VIRTQ_SUBMIT
+ * @cancel:      a held request shall end soon, because its queue is taken away:
+ *               complete it, with -ECANCELED if nothing better is known. The
+ *               request may have been completed by another thread already, and
+ *               finish() not been called yet: then there is nothing to do. May
+ *               complete before it returns. NULL: held requests end by themselves
  * @config_read: copy @len bytes of configuration space from @offset; bytes past
  *               its end read as 0
  * @config_write: change @len bytes at @offset. 0, or -EINVAL (not writable)
@@ -69,7 +103,7 @@ struct virtq_op {
  * @reset:       back to the state before negotiation; no request is in flight
  * @destroy:     free the model
  *
- * config_write, features_ok and reset may be NULL.
+ * cancel, config_write, features_ok and reset may be NULL.
  */
 struct virtq_model_ops {
 	const char *name;
@@ -79,6 +113,7 @@ struct virtq_model_ops {
 				    struct virtq_op *op);
 	enum virtq_verdict (*finish)(struct virtq_model *model, struct virtq_req *req,
 				     struct virtq_op *op, int64_t result);
+	void (*cancel)(struct virtq_model *model, struct virtq_req *req);
 	void (*config_read)(struct virtq_model *model, uint32_t offset, void *dst,
 			    uint32_t len);
 	int (*config_write)(struct virtq_model *model, uint32_t offset, const void *src,
@@ -107,6 +142,20 @@ struct virtq_model {
 	uint32_t max_segs;
 	uint32_t config_bytes;
 };
+
+/**
+ * virtq_engine_complete - a held request has ended
+ * @req:    a request for which start() or finish() said VIRTQ_HOLD, or is about to
+ * @result: what finish() will be told
+ *
+ * Exactly once for each hold. The engine calls finish() soon, on its own thread,
+ * never from within this call. Leave @req alone from here on: it may be gone
+ * when this returns.
+ *
+ * Thread: any, also from within start(), finish() and cancel(). Takes a lock for
+ * a moment and may make a system call; never waits for the engine. Since: 0.1
+ */
+VIRTQ_API void virtq_engine_complete(struct virtq_req *req, int64_t result);
 
 /** virtq_model_destroy - free a model that no queue uses any more. NULL is fine. */
 VIRTQ_API void virtq_model_destroy(struct virtq_model *model);

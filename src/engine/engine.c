@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -36,6 +35,11 @@ static void answer(struct virtq_engine *e, struct engine_msg *msg, int result)
 	pthread_mutex_unlock(&e->lock);
 }
 
+static uint32_t size_of(const struct virtq_engine_queue *q)
+{
+	return virtq_device_ring(q->ring)->size;
+}
+
 static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	uint32_t index = 0;
@@ -55,8 +59,9 @@ static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 		e->table = table;
 		e->table_size = size;
 	}
-	if (e->io->grow(e, index + 1))
+	if (e->io->grow(e, e->table_size, e->slots + size_of(q)))
 		return -ENOMEM;
+	e->slots += size_of(q);
 	q->index = index;
 	e->table[index] = q;
 	q->next = e->queues;
@@ -74,6 +79,7 @@ static void finish_removal(struct virtq_engine *e, struct virtq_engine_queue *q)
 		link = &(*link)->next;
 	*link = q->next;
 	e->table[q->index] = NULL;
+	e->slots -= size_of(q);
 	if (q->removal->final)
 		*q->removal->final = q->stats;
 	answer(e, q->removal, 0);
@@ -102,6 +108,7 @@ static void act(struct virtq_engine *e, struct engine_msg *msg)
 		break;
 	case MSG_REMOVE:
 		msg->queue->removal = msg;	/* answered in finish_removal() */
+		queue_cancel_held(msg->queue);
 		break;
 	case MSG_ENABLE:
 		msg->queue->enabled = msg->enabled != 0;
@@ -146,14 +153,6 @@ static void read_box(struct virtq_engine *e)
 
 /* ---- The loop ------------------------------------------------------------ */
 
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 /*
  * Nothing to do, but no sleep either. The kernel may need this very core to
  * perform what it was given: a worker that waits for us to stop polling would
@@ -162,7 +161,7 @@ static uint64_t now_us(void)
  */
 static void relax(const struct virtq_engine *e)
 {
-	if (e->in_flight) {
+	if (e->performing) {
 		sched_yield();
 		return;
 	}
@@ -208,6 +207,7 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 			q->kicked = false;
 			e->io->drain(e, q);
 		}
+		*worked |= queue_finish_held(q);
 		more |= queue_serve(q);
 		*worked |= q->stats.requests + q->in_flight != before;
 		queue_publish(q);
@@ -259,7 +259,7 @@ static void count_sleep(struct virtq_engine *e)
 
 static void loop(struct virtq_engine *e)
 {
-	uint64_t last_work_us = 0;
+	uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000, last_work_ns = 0;
 
 	for (;;) {
 		bool worked, more;
@@ -267,19 +267,20 @@ static void loop(struct virtq_engine *e)
 		read_box(e);
 		if (e->quit)
 			break;
+		if (UNLIKELY(timers_any(e)))
+			timers_run(e);
 		worked = finish_completed(e);
 		more = serve_queues(e, &worked);
 		/* The sync engine has completions already; a new map may have waited for some. */
 		more |= e->completed != NULL || (worked && e->deferred);
 
-		if (worked && e->config.spin_us)
-			last_work_us = now_us();
+		if (worked && spin_ns)
+			last_work_ns = engine_now_ns();
 		if (more || e->turn_first) {
 			e->turn_first = false;
 			e->io->turn(e, false);
 		} else if (must_poll(e) ||
-			   (e->config.spin_us &&
-			    now_us() - last_work_us < e->config.spin_us)) {
+			   (spin_ns && engine_now_ns() - last_work_ns < spin_ns)) {
 			if (!worked)
 				relax(e);
 			e->io->turn(e, false);
@@ -395,6 +396,7 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 	e->credits = 2 * entries;
 	e->box_end = &e->box;
 	e->completed_end = &e->completed;
+	timers_init(&e->timers);
 	e->wake_fd = virtq_notify_open();
 	if (e->wake_fd < 0) {
 		rc = e->wake_fd;

@@ -5,6 +5,7 @@
  *
  *   engine.c  the thread, the message box, the public calls
  *   queue.c   the five stations of one queue
+ *   timer.c   what is due at a time
  *   uring.c   operations, kicks and calls through io_uring
  *   sync.c    the same through preadv, pwritev and poll
  *
@@ -25,16 +26,33 @@
 
 struct engine_msg;
 
-/* An operation under way. One for each request slot of a queue. */
+/* Something that is due at a time; all zero while it is not set. */
+struct engine_timer {
+	struct engine_timer *next, *prev;	/* in virtq_engine.timers */
+	uint64_t due_ns;
+	void (*expired)(struct virtq_engine *e, struct engine_timer *timer);
+};
+
+/*
+ * A request on loan. One for each request slot of a queue.
+ *
+ * While it is held it belongs to nobody: virtq_engine_complete() files it under
+ * virtq_engine_queue.ended, by that queue's lock, and the engine's thread takes
+ * it from there.
+ */
 struct engine_slot {
-	struct engine_slot *next;	/* in virtq_engine.completed */
+	struct engine_slot *next;	/* in completed, in ended, or waiting with the sync engine */
 	struct virtq_engine_queue *queue;
 	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
-	struct virtq_op op;		/* offset moves with the transfer */
+	struct virtq_op op;		/* offset and spans move with the transfer */
 	uint64_t done_bytes;
-	int64_t result;			/* of the last piece */
+	int64_t result;			/* of the last piece, or of a held request */
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
 	uint32_t retries;
+	bool performing;		/* has an operation, in the kernel or about to be */
+	bool held;
+	bool ended;			/* completed while held; by the queue's lock */
+	struct engine_timer timer;	/* a TIMEOUT, or a pause before trying again */
 };
 
 /* What a queue may have in the kernel besides its requests. */
@@ -61,7 +79,9 @@ struct virtq_engine_queue {
 	bool kicked;			/* kick fd seen readable, not drained yet */
 	bool kick_dead;			/* kick fd hung up or failed: nothing comes from it any more */
 	bool plain_drain;		/* the kick fd does not know RWF_NOWAIT */
-	uint32_t in_flight;		/* operations the kernel has, or that wait in completed */
+	uint32_t in_flight;		/* requests on loan */
+	uint32_t performing;		/* those with an operation, completed or not */
+	uint32_t held;			/* those that the model keeps */
 	struct engine_aux aux[AUX_COUNT];
 
 	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
@@ -69,6 +89,11 @@ struct virtq_engine_queue {
 	bool publish;			/* pushed since the last publication */
 
 	struct engine_msg *removal;	/* the message that asked for it */
+
+	/* Held requests that have ended. Owner: whoever has the lock; @news through shm_flag_*(). */
+	pthread_mutex_t lock;
+	struct engine_slot *ended, **ended_end;
+	bool news;
 
 	struct virtq_engine_stats stats;	/* the thread's own */
 	bool stats_changed;
@@ -99,9 +124,9 @@ struct engine_io {
 	enum virtq_engine_kind kind;
 	int (*open)(struct virtq_engine *e, struct virtq_error *err);
 	void (*close)(struct virtq_engine *e);
-	/* Make room for one more queue. 0 or -ENOMEM. */
-	int (*grow)(struct virtq_engine *e, uint32_t queues);
-	/* Perform the rest of slot->op; engine_completed() tells how one piece went. */
+	/* Make room for that many queues and request slots in all. 0 or -ENOMEM. */
+	int (*grow)(struct virtq_engine *e, uint32_t queues, uint32_t slots);
+	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
 	void (*perform)(struct virtq_engine *e, struct engine_slot *slot);
 	/* Write 8 bytes to the fd, without ever blocking. */
 	void (*signal)(struct virtq_engine *e, struct virtq_engine_queue *q,
@@ -116,7 +141,10 @@ struct engine_io {
 	/* End everything that involves one fd of the queue; it is closed next. */
 	void (*release)(struct virtq_engine *e, struct virtq_engine_queue *q,
 			enum virtq_engine_fd which);
-	/* Hand over what is staged and see what has happened; with @wait sleep until then. */
+	/*
+	 * Hand over what is staged and see what has happened; with @wait sleep
+	 * until then, or until a timer is due.
+	 */
 	void (*turn)(struct virtq_engine *e, bool wait);
 };
 
@@ -136,10 +164,12 @@ struct virtq_engine {
 	struct virtq_engine_queue *queues;
 	struct virtq_engine_queue **table;	/* by index; NULL where free */
 	uint32_t table_size;
+	uint32_t slots;			/* request slots of all queues */
 	uint32_t credits;		/* operations in flight before queues are held to one each */
-	uint32_t in_flight;
+	uint32_t performing;		/* operations of all queues */
 	uint32_t generation;		/* of the last cookie */
 	struct engine_slot *completed, **completed_end;
+	struct engine_timer timers;	/* head of a circle; soonest first */
 	struct engine_msg *deferred;	/* set_map messages that wait for requests to end */
 	uint64_t guard_epoch;		/* when queue_check_memory() was last called */
 	bool turn_first;		/* something is under way or was seen: turn before arming */
@@ -169,6 +199,17 @@ static inline uint32_t engine_generation(struct virtq_engine *e)
 /* A piece of an operation has ended: @result bytes or -errno. Nothing is staged here. */
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result);
 
+/* The spans that a READ or WRITE goes on with. Returns how many. */
+static inline uint32_t engine_spans(const struct engine_slot *slot, struct virtq_span **spans)
+{
+	const struct virtq_op *op = &slot->op;
+	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
+								   &slot->req->rd;
+
+	*spans = op->spans ? op->spans : c->spans;
+	return op->spans ? op->span_count : c->count;
+}
+
 /* The kick fd is readable, or with @hung_up will never be again. */
 void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up);
 
@@ -182,6 +223,10 @@ void queue_free(struct virtq_engine_queue *q);
 bool queue_serve(struct virtq_engine_queue *q);
 /* Station 4 for one piece of an operation. */
 void queue_finish(struct engine_slot *slot);
+/* Station 4 for held requests that have ended. Returns true if there were any. */
+bool queue_finish_held(struct virtq_engine_queue *q);
+/* Ask the model to end what it holds. */
+void queue_cancel_held(struct virtq_engine_queue *q);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
 /* A peer has taken away memory: break the queue if it was its own. */
@@ -194,6 +239,25 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 bool fd_make_nonblocking(int fd);
 /* Nothing in flight and everything published: undo what queue_create() took but the ring. */
 void queue_close_fds(struct virtq_engine_queue *q);
+
+/* ---- timer.c ---- */
+
+uint64_t engine_now_ns(void);
+void timers_init(struct engine_timer *head);
+/* Have @expired called once, on the engine's thread. Not while the timer is set. */
+void timer_set(struct virtq_engine *e, struct engine_timer *timer, uint64_t after_ns,
+	       void (*expired)(struct virtq_engine *e, struct engine_timer *timer));
+/* Returns false if it was not set. */
+bool timer_clear(struct engine_timer *timer);
+/* Call what is due. */
+void timers_run(struct virtq_engine *e);
+/* How long until the next is due. Returns false if there is none. */
+bool timers_left_ns(const struct virtq_engine *e, uint64_t *left_ns);
+
+static inline bool timers_any(const struct virtq_engine *e)
+{
+	return e->timers.next != &e->timers;
+}
 
 /*
  * virtq_engine_remove() that also fills @final, unless NULL, with the counters

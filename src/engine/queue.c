@@ -11,9 +11,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <virtq/notify.h>
+
 #include "base/shm.h"
 #include "mem/map.h"
 #include "ring/device.h"
+
+/* Before an operation is tried again: doubled each time, up to the longest. Two seconds in all. */
+#define RETRY_PAUSE_NS 40000u
+#define RETRY_PAUSE_MAX_NS 20000000u
 
 /* ---- Life --------------------------------------------------------------- */
 
@@ -47,9 +53,12 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 	}
 	for (uint32_t i = 0; i < size; i++)
 		q->slots[i].queue = q;
+	pthread_mutex_init(&q->lock, NULL);
+	q->ended_end = &q->ended;
 	q->engine = e;
 	q->model = config->model;
 	q->ring = config->ring;
+	q->ring->turned_by = q;
 	q->enabled = config->enabled != 0;
 	q->fds[VIRTQ_FD_KICK] = config->kick_fd;
 	q->fds[VIRTQ_FD_CALL] = config->call_fd;
@@ -62,6 +71,8 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 
 void queue_free(struct virtq_engine_queue *q)
 {
+	q->ring->turned_by = NULL;
+	pthread_mutex_destroy(&q->lock);
 	free(q->slots);
 	free(q);
 }
@@ -105,16 +116,53 @@ void queue_publish(struct virtq_engine_queue *q)
 
 /* ---- Stations 1 to 3 ---------------------------------------------------- */
 
-/* Act on what the model decided; true if the request went into an operation. */
-static bool follow(struct virtq_engine_queue *q, struct engine_slot *slot,
+static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
+{
+	engine_completed(e, container_of(timer, struct engine_slot, timer), 0);
+}
+
+/* Begin the operation that the model has described. */
+static void begin(struct virtq_engine_queue *q, struct engine_slot *slot)
+{
+	slot->done_bytes = 0;
+	slot->retries = 0;
+	if (slot->op.kind == VIRTQ_OP_TIMEOUT)
+		timer_set(q->engine, &slot->timer, slot->op.bytes, timeout_expired);
+	else
+		q->engine->io->perform(q->engine, slot);
+}
+
+static void set_performing(struct virtq_engine_queue *q, struct engine_slot *slot, bool performs)
+{
+	if (slot->performing == performs)
+		return;
+	slot->performing = performs;
+	q->performing += performs ? 1 : -1u;
+	q->engine->performing += performs ? 1 : -1u;
+}
+
+static void hold(struct virtq_engine_queue *q, struct engine_slot *slot)
+{
+	slot->held = true;
+	q->held++;
+	/* It came too late to be left alone. */
+	if (UNLIKELY(q->removal) && q->model->ops->cancel)
+		q->model->ops->cancel(q->model, slot->req);
+}
+
+/* Act on what the model decided. */
+static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		   enum virtq_verdict verdict)
 {
+	/* Counted first: an operation may have completed when perform() returns. */
+	set_performing(q, slot, verdict == VIRTQ_SUBMIT);
 	switch (verdict) {
 	case VIRTQ_SUBMIT:
-		slot->done_bytes = 0;
-		slot->retries = 0;
-		q->engine->io->perform(q->engine, slot);
-		return true;
+		begin(q, slot);
+		return;
+	case VIRTQ_HOLD:
+		hold(q, slot);
+		return;
 	case VIRTQ_MALFORMED:
 		slot->req->written = 0;
 		q->stats.malformed++;
@@ -122,8 +170,8 @@ static bool follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 	case VIRTQ_DONE:
 		break;
 	}
+	q->in_flight--;
 	give_back(q, slot->req);
-	return false;
 }
 
 static void start_request(struct virtq_engine_queue *q, struct virtq_req *req)
@@ -131,13 +179,9 @@ static void start_request(struct virtq_engine_queue *q, struct virtq_req *req)
 	struct engine_slot *slot = &q->slots[req->slot];
 
 	slot->req = req;
-	/* Counted first: an operation may have completed when perform() returns. */
+	slot->op = (struct virtq_op){ 0 };
 	q->in_flight++;
-	q->engine->in_flight++;
-	if (!follow(q, slot, q->model->ops->start(q->model, req, &slot->op))) {
-		q->in_flight--;
-		q->engine->in_flight--;
-	}
+	follow(q, slot, q->model->ops->start(q->model, req, &slot->op));
 }
 
 /* How many operations this queue may add: what is left, and never less than one in all. */
@@ -145,9 +189,9 @@ static uint32_t queue_credits(const struct virtq_engine_queue *q)
 {
 	const struct virtq_engine *e = q->engine;
 
-	if (e->in_flight < e->credits)
-		return e->credits - e->in_flight;
-	return q->in_flight ? 0 : 1;
+	if (e->performing < e->credits)
+		return e->credits - e->performing;
+	return q->performing ? 0 : 1;
 }
 
 /* The driver broke the ring. What is in flight goes on; nothing new is taken. */
@@ -207,58 +251,170 @@ bool queue_serve(struct virtq_engine_queue *q)
 
 /* ---- Station 4 ---------------------------------------------------------- */
 
-/* Move the request's cursor past @bytes that the kernel has transferred. */
+/* Move the operation's own spans past @bytes. */
+static void advance_spans(struct virtq_op *op, uint64_t bytes)
+{
+	while (op->span_count && bytes >= op->spans->len) {
+		bytes -= op->spans->len;
+		op->spans++;
+		op->span_count--;
+	}
+	if (op->span_count && bytes) {
+		op->spans->base = (uint8_t *)op->spans->base + bytes;
+		op->spans->len -= (size_t)bytes;
+	}
+}
+
+/* Move on past @bytes that the kernel has transferred. */
 static void advance(struct virtq_engine_queue *q, struct engine_slot *slot, uint64_t bytes)
 {
-	if (slot->op.kind == VIRTQ_OP_READ) {
+	if (slot->op.spans)
+		advance_spans(&slot->op, bytes);
+	else if (slot->op.kind == VIRTQ_OP_READ)
 		virtq_req_wrote(slot->req, bytes);
-		q->stats.bytes_read += bytes;
-	} else {
+	else
 		virtq_req_skip(slot->req, bytes);
+	if (slot->op.kind == VIRTQ_OP_READ)
+		q->stats.bytes_read += bytes;
+	else
 		q->stats.bytes_written += bytes;
-	}
 	slot->op.offset += bytes;
 	slot->done_bytes += bytes;
 	slot->retries = 0;
 }
 
-/* Is the operation over? If so its result is in slot->result. */
+static bool anything_left(const struct engine_slot *slot)
+{
+	if (slot->op.spans)
+		return slot->op.span_count;
+	return slot->op.kind == VIRTQ_OP_READ ? slot->req->wr.bytes : slot->req->rd.bytes;
+}
+
+static void pause_over(struct virtq_engine *e, struct engine_timer *timer)
+{
+	e->io->perform(e, container_of(timer, struct engine_slot, timer));
+}
+
+/*
+ * The operation was interrupted, or the kernel is short of something for it: try
+ * once more, after a pause that grows, as whatever it lacks takes time to come
+ * back. Returns false if it has been tried for long enough.
+ */
+static bool try_again(struct virtq_engine_queue *q, struct engine_slot *slot)
+{
+	uint64_t pause_ns;
+
+	if (slot->retries++ >= ENGINE_RETRIES_MAX)
+		return false;
+	if (slot->retries == 1 || (slot->result == -EINTR && slot->retries < 8)) {
+		q->engine->io->perform(q->engine, slot);
+		return true;
+	}
+	pause_ns = slot->retries < 10 ? RETRY_PAUSE_NS << slot->retries : RETRY_PAUSE_MAX_NS;
+	timer_set(q->engine, &slot->timer, pause_ns, pause_over);
+	return true;
+}
+
+/* Is the operation over? If so its result is in slot->result; else it goes on. */
 static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
 	int64_t result = slot->result;
 
 	if (result == -EINTR || result == -EAGAIN)
-		return ++slot->retries > ENGINE_RETRIES_MAX;
+		return !try_again(q, slot);
 	if (result < 0)
 		return true;
-	if (slot->op.kind == VIRTQ_OP_SYNC) {
+	if (slot->op.kind == VIRTQ_OP_READ || slot->op.kind == VIRTQ_OP_WRITE) {
+		advance(q, slot, (uint64_t)result);
+		slot->result = (int64_t)slot->done_bytes;
+		/* Nothing came: the file ends here. */
+		if (result && anything_left(slot)) {
+			q->engine->io->perform(q->engine, slot);
+			return false;
+		}
+		if (anything_left(slot))
+			return true;
+	} else if (slot->op.kind != VIRTQ_OP_POLL) {
 		slot->result = 0;
-		return true;
 	}
-	advance(q, slot, (uint64_t)result);
-	slot->result = (int64_t)slot->done_bytes;
-	if (!result)		/* end of file: as far as it goes */
+	if (!slot->op.next)
 		return true;
-	return !(slot->op.kind == VIRTQ_OP_READ ? slot->req->wr.bytes : slot->req->rd.bytes);
+	slot->op = *slot->op.next;
+	begin(q, slot);
+	return false;
+}
+
+static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slot)
+{
+	int64_t result = slot->result;
+
+	if (result < 0)
+		q->stats.failed++;
+	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
 }
 
 void queue_finish(struct engine_slot *slot)
 {
-	struct virtq_engine_queue *q = slot->queue;
-	int64_t result;
-
-	if (!over(q, slot)) {
-		q->engine->io->perform(q->engine, slot);
-		return;
-	}
-	result = slot->result;
-	if (result < 0)
-		q->stats.failed++;
-	if (!follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result))) {
-		q->in_flight--;
-		q->engine->in_flight--;
-	}
+	if (over(slot->queue, slot))
+		finish_request(slot->queue, slot);
 }
+
+/* ---- Held requests ------------------------------------------------------ */
+
+void virtq_engine_complete(struct virtq_req *req, int64_t result)
+{
+	struct virtq_engine_queue *q = req->queue->turned_by;
+	struct engine_slot *slot = &q->slots[req->slot];
+
+	/* The signal too: once the lock is free, request, queue and engine may be gone. */
+	pthread_mutex_lock(&q->lock);
+	VIRTQ_ASSERT(!slot->ended);
+	slot->ended = true;
+	slot->result = result;
+	slot->next = NULL;
+	*q->ended_end = slot;
+	q->ended_end = &slot->next;
+	if (!q->news) {
+		shm_flag_write(&q->news, true);
+		virtq_notify_send(q->engine->wake_fd);
+	}
+	pthread_mutex_unlock(&q->lock);
+}
+
+bool queue_finish_held(struct virtq_engine_queue *q)
+{
+	struct engine_slot *slot, *next;
+
+	if (LIKELY(!shm_flag_read(&q->news)))
+		return false;
+	pthread_mutex_lock(&q->lock);
+	slot = q->ended;
+	q->ended = NULL;
+	q->ended_end = &q->ended;
+	shm_flag_write(&q->news, false);
+	pthread_mutex_unlock(&q->lock);
+	for (; slot; slot = next) {
+		next = slot->next;
+		slot->ended = false;
+		slot->held = false;
+		q->held--;
+		finish_request(q, slot);
+	}
+	return true;
+}
+
+void queue_cancel_held(struct virtq_engine_queue *q)
+{
+	uint32_t size = virtq_device_ring(q->ring)->size;
+
+	if (!q->model->ops->cancel)
+		return;
+	for (uint32_t i = 0; q->held && i < size; i++)
+		if (q->slots[i].held)
+			q->model->ops->cancel(q->model, q->slots[i].req);
+}
+
+/* ---- Kicks and fds ------------------------------------------------------ */
 
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result)
 {
@@ -267,8 +423,6 @@ void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t 
 	*e->completed_end = slot;
 	e->completed_end = &slot->next;
 }
-
-/* ---- Kicks and fds ------------------------------------------------------ */
 
 void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up)
 {

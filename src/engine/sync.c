@@ -7,9 +7,11 @@
 #include "engine/engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -19,15 +21,16 @@
 #define SPANS_MAX 1024u		/* the kernel's UIO_MAXIOV */
 
 struct sync_io {
-	struct pollfd *fds;	/* the wake-up fd, then one per queue */
+	struct pollfd *fds;	/* the wake-up fd, then one per queue, then those of POLL */
 	struct virtq_engine_queue **queues;	/* whose they are */
+	struct engine_slot *waiting;		/* POLL operations, in the order of their fds */
 	uint32_t room;
 };
 
-static int sync_grow(struct virtq_engine *e, uint32_t queues)
+static int sync_grow(struct virtq_engine *e, uint32_t queues, uint32_t slots)
 {
 	struct sync_io *s = e->sync;
-	uint32_t room = queues + 1;
+	uint32_t room = 1 + queues + slots;
 	struct pollfd *fds;
 	struct virtq_engine_queue **owners;
 
@@ -57,7 +60,7 @@ static int sync_open(struct virtq_engine *e, struct virtq_error *err)
 	e->sync = calloc(1, sizeof(*e->sync));
 	if (!e->sync)
 		return error_set(err, -ENOMEM, "no memory for an engine");
-	if (sync_grow(e, 0)) {
+	if (sync_grow(e, 0, 0)) {
 		sync_close(e);
 		return error_set(err, -ENOMEM, "no memory for an engine");
 	}
@@ -67,22 +70,35 @@ static int sync_open(struct virtq_engine *e, struct virtq_error *err)
 static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 {
 	const struct virtq_op *op = &slot->op;
-	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
-								   &slot->req->rd;
+	struct virtq_span *spans;
+	uint32_t left = engine_spans(slot, &spans);
 	/* Same layout, asserted in uring.c. The kernel cuts at 0x7ffff000 bytes by itself. */
-	const struct iovec *iov = (const struct iovec *)(const void *)c->spans;
-	int count = (int)(c->count < SPANS_MAX ? c->count : SPANS_MAX);
+	const struct iovec *iov = (const struct iovec *)(const void *)spans;
+	int count = (int)(left < SPANS_MAX ? left : SPANS_MAX);
 	int64_t result = -EINVAL;
 
 	switch (op->kind) {
 	case VIRTQ_OP_READ:
 		result = preadv(op->fd, iov, count, (off_t)op->offset);
+		if (result < 0 && errno == ESPIPE)	/* what has no offsets: as io_uring does */
+			result = readv(op->fd, iov, count);
 		break;
 	case VIRTQ_OP_WRITE:
 		result = pwritev(op->fd, iov, count, (off_t)op->offset);
+		if (result < 0 && errno == ESPIPE)
+			result = writev(op->fd, iov, count);
 		break;
 	case VIRTQ_OP_SYNC:
 		result = fdatasync(op->fd);
+		break;
+	case VIRTQ_OP_ALLOCATE:
+		result = fallocate(op->fd, (int)op->flags, (off_t)op->offset, (off_t)op->bytes);
+		break;
+	case VIRTQ_OP_POLL:
+		slot->next = e->sync->waiting;
+		e->sync->waiting = slot;
+		return;
+	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
 		break;
 	}
 	engine_completed(e, slot, result < 0 ? -errno : result);
@@ -134,12 +150,43 @@ static void sync_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 	(void)which;
 }
 
+/* Sleep until something happens or a timer is due; without @wait only look. */
+static bool poll_all(struct virtq_engine *e, nfds_t n, bool wait)
+{
+	struct timespec time = { 0, 0 };
+	bool limited = !wait;
+	uint64_t left_ns;
+
+	if (wait && timers_left_ns(e, &left_ns)) {
+		time.tv_sec = (time_t)(left_ns / 1000000000u);
+		time.tv_nsec = (long)(left_ns % 1000000000u);
+		limited = true;
+	}
+	return ppoll(e->sync->fds, n, limited ? &time : NULL, NULL) > 0;
+}
+
+/* Complete the POLL operations whose fds, from @fd on, have something to say. */
+static void end_waiting(struct virtq_engine *e, const struct pollfd *fd)
+{
+	struct engine_slot **link = &e->sync->waiting, *slot;
+
+	for (; (slot = *link); fd++) {
+		if (!fd->revents) {
+			link = &slot->next;
+			continue;
+		}
+		*link = slot->next;
+		engine_completed(e, slot, fd->revents & POLLNVAL ? -EBADF : fd->revents);
+	}
+}
+
 static void sync_turn(struct virtq_engine *e, bool wait)
 {
 	struct sync_io *s = e->sync;
-	nfds_t n = 1;
+	nfds_t n = 1, kicks;
 
-	if (!wait)	/* messages are seen by their flag, chains in their rings */
+	/* Messages are seen by their flag, chains in their rings; POLL is seen here. */
+	if (!wait && !s->waiting)
 		return;
 	s->fds[0] = (struct pollfd){ e->wake_fd, POLLIN, 0 };
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
@@ -148,11 +195,14 @@ static void sync_turn(struct virtq_engine *e, bool wait)
 		s->queues[n] = q;
 		s->fds[n++] = (struct pollfd){ q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP, 0 };
 	}
-	if (poll(s->fds, n, -1) < 0)
+	kicks = n;
+	for (struct engine_slot *slot = s->waiting; slot; slot = slot->next)
+		s->fds[n++] = (struct pollfd){ slot->op.fd, (short)slot->op.flags, 0 };
+	if (!poll_all(e, n, wait))
 		return;
 	if (s->fds[0].revents)
 		virtq_notify_clear(e->wake_fd);
-	for (nfds_t i = 1; i < n; i++) {
+	for (nfds_t i = 1; i < kicks; i++) {
 		short got = s->fds[i].revents;
 
 		if (got)
@@ -160,6 +210,7 @@ static void sync_turn(struct virtq_engine *e, bool wait)
 				      got & (POLLHUP | POLLRDHUP | POLLNVAL) ||
 				      (got & POLLERR && !(got & POLLIN)));
 	}
+	end_waiting(e, &s->fds[kicks]);
 }
 
 const struct engine_io sync_io = {

@@ -177,19 +177,17 @@ static void flush(struct virtq_engine *e)
 	e->turn_first = true;
 }
 
-static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
+/* READ or WRITE. The kernel cuts a vector at PIECE_MAX bytes by itself. */
+static void prepare_transfer(struct io_uring_sqe *sqe, const struct engine_slot *slot)
 {
 	const struct virtq_op *op = &slot->op;
-	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
-								   &slot->req->rd;
-	/* The kernel cuts a vector at PIECE_MAX bytes by itself. */
-	const struct iovec *iov = (const struct iovec *)(const void *)c->spans;
-	unsigned int count = c->count < SPANS_MAX ? c->count : SPANS_MAX;
-	struct io_uring_sqe *sqe = get_sqe(e);
+	struct virtq_span *spans;
+	uint32_t count = engine_spans(slot, &spans);
+	const struct iovec *iov = (const struct iovec *)(const void *)spans;
 
-	if (op->kind == VIRTQ_OP_SYNC) {
-		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
-	} else if (count == 1) {
+	if (count > SPANS_MAX)
+		count = SPANS_MAX;
+	if (count == 1) {
 		unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len :
 							      PIECE_MAX;
 
@@ -201,6 +199,32 @@ static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
 		io_uring_prep_readv(sqe, op->fd, iov, count, op->offset);
 	} else {
 		io_uring_prep_writev(sqe, op->fd, iov, count, op->offset);
+	}
+}
+
+static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
+{
+	const struct virtq_op *op = &slot->op;
+	struct io_uring_sqe *sqe = get_sqe(e);
+
+	switch (op->kind) {
+	case VIRTQ_OP_READ:
+	case VIRTQ_OP_WRITE:
+		prepare_transfer(sqe, slot);
+		break;
+	case VIRTQ_OP_SYNC:
+		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
+		break;
+	case VIRTQ_OP_ALLOCATE:
+		io_uring_prep_fallocate(sqe, op->fd, (int)op->flags, (off_t)op->offset,
+					(off_t)op->bytes);
+		break;
+	case VIRTQ_OP_POLL:
+		io_uring_prep_poll_add(sqe, op->fd, op->flags);
+		break;
+	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
+		io_uring_prep_nop(sqe);
+		break;
 	}
 	slot->generation = engine_generation(e);
 	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IO, slot->generation, slot->queue->index,
@@ -324,9 +348,27 @@ static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 	end_aux(e, q, kind);
 }
 
+/* Until something completes or a timer is due. Returns true if one is. */
+static bool submit_and_wait(struct virtq_engine *e)
+{
+	struct __kernel_timespec time;
+	struct io_uring_cqe *cqe;
+	uint64_t left_ns;
+
+	if (LIKELY(!timers_left_ns(e, &left_ns))) {
+		io_uring_submit_and_wait(&e->uring->ring, 1);
+		return false;
+	}
+	time.tv_sec = (long long)(left_ns / 1000000000u);
+	time.tv_nsec = (long long)(left_ns % 1000000000u);
+	io_uring_submit_and_wait_timeout(&e->uring->ring, &cqe, 1, &time, NULL);
+	return timers_left_ns(e, &left_ns) && !left_ns;
+}
+
 static void uring_turn(struct virtq_engine *e, bool wait)
 {
 	struct uring *u = e->uring;
+	bool due;
 
 	if (UNLIKELY(!u->waking)) {
 		struct io_uring_sqe *sqe = get_sqe(e);
@@ -342,9 +384,9 @@ static void uring_turn(struct virtq_engine *e, bool wait)
 		return;
 	}
 	/* A call that went out is no reason to wake up. */
-	do {
-		io_uring_submit_and_wait(&u->ring, 1);
-	} while (!reap(e));
+	do
+		due = submit_and_wait(e);
+	while (!reap(e) && !due);
 }
 
 /* ---- Life --------------------------------------------------------------- */
@@ -364,6 +406,7 @@ static bool has_operations(struct io_uring *ring)
 	static const int needed[] = {
 		IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
 		IORING_OP_FSYNC, IORING_OP_POLL_ADD, IORING_OP_ASYNC_CANCEL,
+		IORING_OP_FALLOCATE,
 	};
 	struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
 	bool all = probe != NULL;
@@ -376,7 +419,8 @@ static bool has_operations(struct io_uring *ring)
 
 static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 {
-	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE;
+	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
+				      IORING_FEAT_EXT_ARG;
 	struct uring *u = calloc(1, sizeof(*u));
 	struct io_uring_params params;
 	int rc = -EINVAL, flags;
@@ -423,10 +467,11 @@ static void uring_close(struct virtq_engine *e)
 	free(e->uring);
 }
 
-static int uring_grow(struct virtq_engine *e, uint32_t queues)
+static int uring_grow(struct virtq_engine *e, uint32_t queues, uint32_t slots)
 {
 	(void)e;
 	(void)queues;
+	(void)slots;
 	return 0;
 }
 

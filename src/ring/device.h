@@ -59,6 +59,7 @@ struct virtq_device {
 	struct virtq_fault fault;
 	struct old_map old_maps[OLD_MAPS];
 	struct virtq_ring ring;
+	void *turned_by;		/* the engine's; nothing to this end */
 };
 
 /* Can such a device end be? 0, or -EINVAL and why. */
