@@ -66,6 +66,7 @@ static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 	e->table[index] = q;
 	q->next = e->queues;
 	e->queues = q;
+	queues_share_credits(e);
 	return 0;
 }
 
@@ -108,10 +109,12 @@ static void act(struct virtq_engine *e, struct engine_msg *msg)
 		break;
 	case MSG_REMOVE:
 		msg->queue->removal = msg;	/* answered in finish_removal() */
+		queues_share_credits(e);
 		queue_cancel_held(msg->queue);
 		break;
 	case MSG_ENABLE:
 		msg->queue->enabled = msg->enabled != 0;
+		queues_share_credits(e);
 		answer(e, msg, 0);
 		break;
 	case MSG_SET_FD:

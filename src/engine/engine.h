@@ -165,7 +165,10 @@ struct virtq_engine {
 	struct virtq_engine_queue **table;	/* by index; NULL where free */
 	uint32_t table_size;
 	uint32_t slots;			/* request slots of all queues */
-	uint32_t credits;		/* operations in flight before queues are held to one each */
+	uint32_t credits;		/* operations that may be performed at once */
+	uint32_t reserve;		/* of these each queue has for itself, */
+	uint32_t shared;		/* and this is for whoever has more to do: */
+	uint32_t shared_used;		/* queues' operations above their reserves */
 	uint32_t performing;		/* operations of all queues */
 	uint32_t generation;		/* of the last cookie */
 	struct engine_slot *completed, **completed_end;
@@ -229,6 +232,8 @@ bool queue_finish_held(struct virtq_engine_queue *q);
 void queue_cancel_held(struct virtq_engine_queue *q);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
+/* The queues have changed, or which of them take requests: divide the credits anew. */
+void queues_share_credits(struct virtq_engine *e);
 /* A peer has taken away memory: break the queue if it was its own. */
 void queue_check_memory(struct virtq_engine_queue *q);
 /* Let other threads see the counters. */

@@ -21,6 +21,8 @@
 #define RETRY_PAUSE_NS 40000u
 #define RETRY_PAUSE_MAX_NS 20000000u
 
+#define SHARE 4u	/* see queue_credits() */
+
 /* ---- Life --------------------------------------------------------------- */
 
 /*
@@ -114,7 +116,7 @@ void queue_publish(struct virtq_engine_queue *q)
 	}
 }
 
-/* ---- Stations 1 to 3 ---------------------------------------------------- */
+/* ---- Station 3: what the model decided ---------------------------------- */
 
 static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
 {
@@ -134,11 +136,18 @@ static void begin(struct virtq_engine_queue *q, struct engine_slot *slot)
 
 static void set_performing(struct virtq_engine_queue *q, struct engine_slot *slot, bool performs)
 {
+	struct virtq_engine *e = q->engine;
+
 	if (slot->performing == performs)
 		return;
 	slot->performing = performs;
-	q->performing += performs ? 1 : -1u;
-	q->engine->performing += performs ? 1 : -1u;
+	if (performs) {
+		e->performing++;
+		e->shared_used += q->performing++ >= e->reserve;
+	} else {
+		e->performing--;
+		e->shared_used -= q->performing-- > e->reserve;
+	}
 }
 
 static void hold(struct virtq_engine_queue *q, struct engine_slot *slot)
@@ -184,20 +193,64 @@ static void start_request(struct virtq_engine_queue *q, struct virtq_req *req)
 	follow(q, slot, q->model->ops->start(q->model, req, &slot->op));
 }
 
-/* How many operations this queue may add: what is left, and never less than one in all. */
+/* ---- Credits ------------------------------------------------------------ */
+
+static bool takes_requests(const struct virtq_engine_queue *q)
+{
+	return q->enabled && !q->broken && !q->removal;
+}
+
+/*
+ * Half of the credits is divided among the queues that take requests, so that
+ * each always has something to go on with, at least one; what the others do not
+ * need, and the other half, is shared. A queue alone has all.
+ */
+void queues_share_credits(struct virtq_engine *e)
+{
+	uint32_t queues = 0;
+
+	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
+		queues += takes_requests(q);
+	e->reserve = queues > 1 ? e->credits / (2 * queues) : e->credits;
+	if (!e->reserve)
+		e->reserve = 1;
+	e->shared = 0;
+	if (queues < e->credits / e->reserve)
+		e->shared = e->credits - queues * e->reserve;
+	e->shared_used = 0;
+	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
+		if (q->performing > e->reserve)
+			e->shared_used += q->performing - e->reserve;
+}
+
+/*
+ * How many operations this queue may add. Of what is shared no queue takes more
+ * than SHARE times what it leaves: so who comes late finds something, and queues
+ * that are all busy end up with equal parts, whoever came first.
+ */
 static uint32_t queue_credits(const struct virtq_engine_queue *q)
 {
 	const struct virtq_engine *e = q->engine;
+	uint32_t unused = e->shared > e->shared_used ? e->shared - e->shared_used : 0;
+	uint32_t own = 0, mine = 0;
 
-	if (e->performing < e->credits)
-		return e->credits - e->performing;
-	return q->performing ? 0 : 1;
+	if (q->performing < e->reserve)
+		own = e->reserve - q->performing;
+	else
+		mine = q->performing - e->reserve;
+	/* mine + more <= SHARE * (unused - more), rounded up */
+	if (SHARE * unused <= mine)
+		return own;
+	return own + (SHARE * unused - mine + SHARE) / (SHARE + 1);
 }
+
+/* ---- Stations 1 to 3: take ---------------------------------------------- */
 
 /* The driver broke the ring. What is in flight goes on; nothing new is taken. */
 static void break_queue(struct virtq_engine_queue *q)
 {
 	q->broken = true;
+	queues_share_credits(q->engine);
 	if (q->fds[VIRTQ_FD_ERR] >= 0)
 		q->engine->io->signal(q->engine, q, VIRTQ_FD_ERR);
 }
@@ -217,7 +270,7 @@ bool queue_serve(struct virtq_engine_queue *q)
 	int n;
 
 	q->blocked = false;
-	if (!q->enabled || q->broken || q->removal)
+	if (!takes_requests(q))
 		return false;
 	if (!max) {
 		/* The chains wait in the ring; a completion brings us back. */

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/* Who may do how much at once on one engine: reserves, shares, turns. */
+#include "lane.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+/* ---- Queues whose operations wait until the test lets them end --------------- */
+
+/* Every request reads one byte from a pipe. */
+struct waiter {
+	struct virtq_model model;
+	int fds[2];
+	int started, finished;		/* atomic: the engine's thread writes */
+	struct pair pair;
+	struct virtq_engine_queue *queue;
+};
+
+static enum virtq_verdict waiter_start(struct virtq_model *model, struct virtq_req *req,
+				       struct virtq_op *op)
+{
+	struct waiter *w = (struct waiter *)(void *)model;
+
+	(void)req;
+	__atomic_fetch_add(&w->started, 1, __ATOMIC_SEQ_CST);
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_READ, .fd = w->fds[0] };
+	return VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict waiter_finish(struct virtq_model *model, struct virtq_req *req,
+					struct virtq_op *op, int64_t result)
+{
+	struct waiter *w = (struct waiter *)(void *)model;
+
+	(void)req;
+	(void)op;
+	(void)result;
+	__atomic_fetch_add(&w->finished, 1, __ATOMIC_SEQ_CST);
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops waiter_ops = {
+	.name = "waiter", .req_bytes = sizeof(struct virtq_req),
+	.start = waiter_start, .finish = waiter_finish,
+};
+
+static void waiter_open(struct waiter *w, struct virtq_engine *engine,
+			const struct pair_shape *shape, unsigned int requests)
+{
+	memset(w, 0, sizeof(*w));
+	w->model = (struct virtq_model){ .ops = &waiter_ops, .queues = 1 };
+	assert_int_equal(pipe2(w->fds, O_CLOEXEC), 0);
+	pair_open(&w->pair, shape, &w->model, 4096);
+	for (unsigned int i = 0; i < requests; i++) {
+		struct chain c = { .readable = 0 };
+
+		chain_writable(&c, i, 1);
+		chain_add(&w->pair, &c, w);
+	}
+	virtq_driver_publish(w->pair.driver);
+	assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &w->model, .ring = w->pair.device, .enabled = true,
+				.kick_fd = new_eventfd(), .call_fd = -1, .err_fd = -1 },
+				&w->queue), 0);
+	w->pair.device = NULL;
+}
+
+static int waiter_busy(const struct waiter *w)
+{
+	int finished = __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST);
+
+	return __atomic_load_n(&w->started, __ATOMIC_SEQ_CST) - finished;
+}
+
+/* Let @n operations end, and wait until they have. */
+static void waiter_feed(struct waiter *w, int n)
+{
+	int until = __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST) + n;
+
+	for (int i = 0; i < n; i++)
+		assert_int_equal(write(w->fds[1], "x", 1), 1);
+	for (unsigned int ms = 0; __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST) < until; ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
+}
+
+static void waiter_close(struct waiter *w)
+{
+	/* The writing end first: what waits to read comes to the end of the file. */
+	close(w->fds[1]);
+	w->pair.device = virtq_engine_remove(w->queue);
+	close(w->fds[0]);
+	pair_close(&w->pair);
+}
+
+/* As many operations as there are credits, never more; each queue a fair part. */
+static void busy_queues_get_equal_parts(void **state)
+{
+	struct virtq_engine *engine = engine_of(VIRTQ_ENGINE_URING, 16, 0);	/* 32 credits */
+	struct waiter first, second, third;
+	int all;
+
+	waiter_open(&first, engine, *state, 200);
+	usleep(50000);
+	assert_int_equal(waiter_busy(&first), 32);	/* alone: all of them */
+	waiter_open(&second, engine, *state, 200);
+	usleep(50000);
+	/* Late, and everything is taken: it still has its reserve, a quarter. */
+	assert_int_equal(waiter_busy(&second), 8);
+
+	/* As the first one's end, the second gets its part. */
+	for (int i = 0; i < 40; i++) {
+		waiter_feed(&first, 1);
+		usleep(2000);
+	}
+	usleep(20000);
+	all = waiter_busy(&first) + waiter_busy(&second);
+	assert_in_range(all, 24, 32);
+	assert_in_range(waiter_busy(&first), all / 2 - 2, all / 2 + 2);
+
+	/* A third finds what it is due without waiting for anybody. */
+	waiter_open(&third, engine, *state, 200);
+	usleep(50000);
+	assert_true(waiter_busy(&third) >= 5);
+
+	/* A queue that takes no requests keeps no share from the others. */
+	virtq_engine_queue_enable(second.queue, false);
+	virtq_engine_queue_enable(third.queue, false);
+	waiter_feed(&second, waiter_busy(&second));
+	waiter_feed(&third, waiter_busy(&third));
+	usleep(50000);
+	assert_int_equal(waiter_busy(&first), 32);
+	waiter_close(&third);
+	waiter_close(&second);
+	waiter_close(&first);
+	virtq_engine_destroy(engine);
+}
+
+/* Far more queues than credits, submission entries, or what fits a byte: all of them go on. */
+static void more_queues_than_credits(void **state)
+{
+	enum { QUEUES = 300 };
+	struct virtq_engine *engine = engine_of(VIRTQ_ENGINE_URING, 4, 0);
+	struct waiter *w = calloc(QUEUES, sizeof(*w));
+
+	assert_non_null(w);
+	for (unsigned int i = 0; i < QUEUES; i++)
+		waiter_open(&w[i], engine, *state, 3);
+	usleep(100000);
+	for (unsigned int round = 0; round < 3; round++) {
+		for (unsigned int i = 0; i < QUEUES; i++)
+			assert_true(waiter_busy(&w[i]) >= 1 || round);
+		for (unsigned int i = 0; i < QUEUES; i++)
+			waiter_feed(&w[i], 1);
+	}
+	for (unsigned int i = 0; i < QUEUES; i++)
+		waiter_close(&w[i]);
+	virtq_engine_destroy(engine);
+	free(w);
+}
+
+/* ---- Turns ------------------------------------------------------------------ */
+
+/* Answers at once, and notes how many requests of all queues came before. */
+struct counter {
+	struct virtq_model model;
+	uint64_t *before;		/* shared: requests of all queues, atomic */
+	uint64_t *seen;			/* what it was at the last request here, atomic */
+};
+
+static enum virtq_verdict counter_start(struct virtq_model *model, struct virtq_req *req,
+					struct virtq_op *op)
+{
+	struct counter *c = (struct counter *)(void *)model;
+
+	(void)req;
+	(void)op;
+	__atomic_store_n(c->seen, __atomic_fetch_add(c->before, 1, __ATOMIC_SEQ_CST),
+			 __ATOMIC_SEQ_CST);
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops counter_ops = {
+	.name = "counter", .req_bytes = sizeof(struct virtq_req), .start = counter_start,
+};
+
+struct flood {
+	struct pair pair;
+	bool stop;
+};
+
+/* Keeps its ring full, always. */
+static void *flood_thread(void *arg)
+{
+	struct flood *f = arg;
+	struct virtq_completion done[64];
+	struct chain c = { .readable = 0 };
+
+	chain_writable(&c, 0, 1);
+	while (!__atomic_load_n(&f->stop, __ATOMIC_SEQ_CST)) {
+		while (virtq_driver_room(f->pair.driver))
+			chain_add(&f->pair, &c, f);
+		virtq_driver_publish(f->pair.driver);
+		while (virtq_driver_get(f->pair.driver, done, 64) > 0)
+			;
+	}
+	return NULL;
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * One queue with 1024 requests in flight, always, and one with a single one: it
+ * waits for a batch or two of the other's, not for all of them. The median,
+ * since the driver may be interrupted between the count and the publication.
+ */
+static void a_flood_leaves_others_their_turn(void **state)
+{
+	enum { ROUNDS = 501 };
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+	static uint64_t between[ROUNDS];
+	uint64_t before = 0, seen[2] = { 0, 0 };
+	struct counter model[2] = {
+		{ { .ops = &counter_ops, .queues = 1 }, &before, &seen[0] },
+		{ { .ops = &counter_ops, .queues = 1 }, &before, &seen[1] },
+	};
+	struct virtq_engine_queue *queue[2];
+	struct flood f = { .stop = false };
+	struct pair p;
+	struct chain c = { .readable = 0 };
+	pthread_t thread;
+
+	pair_open(&f.pair, &(struct pair_shape){ s->shape.packed, s->shape.event_idx, 1024 },
+		  &model[0].model, 4096);
+	pair_open(&p, &s->shape, &model[1].model, 4096);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &model[i].model, .ring = i ? p.device : f.pair.device,
+				.enabled = true, .kick_fd = -1, .call_fd = -1, .err_fd = -1 },
+				&queue[i]), 0);
+	assert_int_equal(pthread_create(&thread, NULL, flood_thread, &f), 0);
+	chain_writable(&c, 0, 1);
+	for (unsigned int i = 0; i < ROUNDS; i++) {
+		struct virtq_completion done;
+		uint64_t from;
+
+		chain_add(&p, &c, &p);
+		from = __atomic_load_n(&before, __ATOMIC_SEQ_CST);
+		virtq_driver_publish(p.driver);
+		while (virtq_driver_get(p.driver, &done, 1) != 1)
+			;
+		between[i] = __atomic_load_n(&seen[1], __ATOMIC_SEQ_CST) - from;
+	}
+	__atomic_store_n(&f.stop, true, __ATOMIC_SEQ_CST);
+	pthread_join(thread, NULL);
+	qsort(between, ROUNDS, sizeof(between[0]), compare);
+	assert_true(between[ROUNDS / 2] <= 4 * ENGINE_BATCH);
+	f.pair.device = virtq_engine_remove(queue[0]);
+	p.device = virtq_engine_remove(queue[1]);
+	pair_close(&f.pair);
+	pair_close(&p);
+	virtq_engine_destroy(engine);
+}
+
+static const struct pair_shape split_shape = { false, true, 256 };
+static const struct pair_shape packed_shape = { true, true, 256 };
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON(split_shape, busy_queues_get_equal_parts),
+		ON(packed_shape, busy_queues_get_equal_parts),
+		ON(split_shape, more_queues_than_credits),
+		ON(packed_shape, more_queues_than_credits),
+		ON_ENGINES(a_flood_leaves_others_their_turn),
+	};
+
+	return cmocka_run_group_tests_name("engine credits", tests, NULL, NULL) ? 1 : 0;
+}
