@@ -31,6 +31,9 @@ enum virtq_engine_kind {
  * @entries: io_uring submission entries, a power of two; 0 for 256
  * @spin_us: how long it polls its queues after the last request before it
  *           asks for kicks and sleeps, microseconds; 0 never polls
+ * @drain_ms: how long requests in flight may take to end by themselves when their
+ *           queue is paused or removed, milliseconds; then they are cancelled.
+ *           0 for 5000
  *
  * Since: 0.1
  */
@@ -38,6 +41,7 @@ struct virtq_engine_config {
 	enum virtq_engine_kind kind;
 	uint32_t entries;
 	uint32_t spin_us;
+	uint32_t drain_ms;
 };
 
 /**
@@ -104,13 +108,66 @@ VIRTQ_API int virtq_engine_add(struct virtq_engine *engine,
  * virtq_engine_remove - stop turning a queue
  * @queue: the handle; invalid afterwards
  *
- * Takes no new request, waits for those in flight, publishes them, closes the
- * fds. After it returns nothing of the engine touches the ring or the memory.
+ * Takes no new request and gives those in flight until the engine's drain_ms to
+ * end. Then it has the kernel give up what it can, and asks the model to end
+ * what it holds; the driver sees these requests as failed. All are published,
+ * and the fds closed. After it returns nothing of the engine, the kernel or the
+ * model touches the ring or the memory.
+ *
+ * An operation that the kernel cannot give up (it has begun on a file whose
+ * storage does not answer) is waited for, and one of VIRTQ_ENGINE_SYNC always.
  *
  * Return: the device end, to ask for its position and destroy.
- * Thread: any but the engine's own. Since: 0.1
+ * Thread: any but the engine's own; the calls about one queue come one after
+ *	the other, as for all of those below. Since: 0.1
  */
 VIRTQ_API struct virtq_device *virtq_engine_remove(struct virtq_engine_queue *queue);
+
+/**
+ * virtq_engine_reset - stop turning a queue whose driver is not interested any more
+ * @queue: the handle; invalid afterwards
+ *
+ * As virtq_engine_remove(), but what is in flight is cancelled at once, and
+ * nothing is given back or signalled: for a driver that resets the queue or
+ * device (VIRTIO 1.4, 2.6.1 and 2.4).
+ *
+ * Return: the device end, to be destroyed: requests are on loan from it. Since: 0.1
+ */
+VIRTQ_API struct virtq_device *virtq_engine_reset(struct virtq_engine_queue *queue);
+
+/**
+ * virtq_engine_pause - bring queues to a standstill
+ * @queues: of any engines
+ * @count:  how many
+ * @positions: receives where each will go on, see virtq_driver_position(); may
+ *          be NULL
+ *
+ * Takes no new requests and waits for those in flight, of all queues at the same
+ * time, as virtq_engine_remove() does. Then all are published, and neither
+ * rings nor memory are touched until the queues are resumed. Kicks are not lost.
+ *
+ * Return: 0; 1 if requests were cancelled because they took too long; -ENOMEM
+ *	(nothing was done).
+ * Since: 0.1
+ */
+VIRTQ_API int virtq_engine_pause(struct virtq_engine_queue *const *queues, unsigned int count,
+				 uint32_t *positions);
+
+/** virtq_engine_resume - let a paused queue go on; the ring is looked at at once. */
+VIRTQ_API void virtq_engine_resume(struct virtq_engine_queue *queue);
+
+/**
+ * virtq_engine_move - let another engine turn a queue
+ * @queue: running or paused; the handle stays
+ * @to:    the other engine
+ *
+ * Operations in flight end on the old engine, or are taken back by the kernel
+ * and performed by the new one; held requests stay held. The driver notices
+ * nothing but a pause.
+ *
+ * Return: 0, or -ENOMEM: it stayed where it is. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_move(struct virtq_engine_queue *queue, struct virtq_engine *to);
 
 /** virtq_engine_queue_enable - begin or cease to take requests; those in flight go on. */
 VIRTQ_API void virtq_engine_queue_enable(struct virtq_engine_queue *queue, int enabled);
@@ -127,7 +184,12 @@ enum virtq_engine_fd { VIRTQ_FD_KICK, VIRTQ_FD_CALL, VIRTQ_FD_ERR };
 VIRTQ_API int virtq_engine_queue_set_fd(struct virtq_engine_queue *queue,
 					enum virtq_engine_fd which, int fd);
 
-/** virtq_engine_queue_set_map - virtq_device_set_map() on the engine's thread. */
+/**
+ * virtq_engine_queue_set_map - virtq_device_set_map() on the engine's thread
+ *
+ * Where requests in flight hold as many older maps as there can be, waits until
+ * some have ended; -EBUSY if they have not within the engine's drain_ms.
+ */
 VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
 					 struct virtq_map *map,
 					 const struct virtq_ring *ring);
@@ -139,6 +201,7 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  */
 struct virtq_engine_stats {
 	uint64_t requests, malformed, failed;
+	uint64_t cancelled;			/* of the failed: by pause, remove or reset */
 	uint64_t bytes_read, bytes_written;	/* through READ and WRITE operations */
 	uint64_t batches;			/* publications */
 	uint64_t kicks, calls;			/* kick fd seen readable; call fd signalled */

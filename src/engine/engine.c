@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The engine: its thread, the loop in it, the box in which other threads leave
- * messages, and the public calls.
+ * messages, and how it comes and goes.
  */
 #include "engine/engine.h"
 
@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -21,11 +20,11 @@
 
 #define ENTRIES_DEFAULT 256u
 #define ENTRIES_MAX 4096u
-#define QUEUES_MAX 65536u		/* a cookie has 16 bits for the queue */
+#define DRAIN_MS_DEFAULT 5000u
 
-/* ---- Messages, seen from the engine's thread ----------------------------- */
+/* ---- The box ------------------------------------------------------------- */
 
-static void answer(struct virtq_engine *e, struct engine_msg *msg, int result)
+void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result)
 {
 	pthread_mutex_lock(&e->lock);
 	msg->result = result;
@@ -35,111 +34,40 @@ static void answer(struct virtq_engine *e, struct engine_msg *msg, int result)
 	pthread_mutex_unlock(&e->lock);
 }
 
-static uint32_t size_of(const struct virtq_engine_queue *q)
+void engine_send(struct virtq_engine *e, struct engine_msg *msg)
 {
-	return virtq_device_ring(q->ring)->size;
+	VIRTQ_ASSERT(!pthread_equal(pthread_self(), e->thread));
+	msg->next = NULL;
+	msg->answered = false;
+	pthread_mutex_lock(&e->lock);
+	*e->box_end = msg;
+	e->box_end = &msg->next;
+	shm_flag_write(&e->mail, true);
+	pthread_mutex_unlock(&e->lock);
+	virtq_notify_send(e->wake_fd);
 }
 
-static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
+int engine_await(struct virtq_engine *e, struct engine_msg *msg)
 {
-	uint32_t index = 0;
-
-	while (index < e->table_size && e->table[index])
-		index++;
-	if (index == e->table_size) {
-		uint32_t size = e->table_size ? 2 * e->table_size : 8;
-		struct virtq_engine_queue **table;
-
-		if (size > QUEUES_MAX)
-			return -ENOMEM;
-		table = realloc(e->table, size * sizeof(*table));
-		if (!table)
-			return -ENOMEM;
-		memset(table + e->table_size, 0, (size - e->table_size) * sizeof(*table));
-		e->table = table;
-		e->table_size = size;
-	}
-	if (e->io->grow(e, e->table_size, e->slots + size_of(q)))
-		return -ENOMEM;
-	e->slots += size_of(q);
-	q->index = index;
-	e->table[index] = q;
-	q->next = e->queues;
-	e->queues = q;
-	queues_share_credits(e);
-	return 0;
+	pthread_mutex_lock(&e->lock);
+	while (!msg->answered)
+		pthread_cond_wait(&e->answered, &e->lock);
+	pthread_mutex_unlock(&e->lock);
+	return msg->result;
 }
 
-/* The last request of a queue that shall go has been pushed and published. */
-static void finish_removal(struct virtq_engine *e, struct virtq_engine_queue *q)
+int engine_post(struct virtq_engine *e, struct engine_msg *msg)
 {
-	struct virtq_engine_queue **link = &e->queues;
-
-	queue_close_fds(q);
-	while (*link != q)
-		link = &(*link)->next;
-	*link = q->next;
-	e->table[q->index] = NULL;
-	e->slots -= size_of(q);
-	if (q->removal->final)
-		*q->removal->final = q->stats;
-	answer(e, q->removal, 0);
-}
-
-static void set_map(struct virtq_engine *e, struct engine_msg *msg)
-{
-	int rc = virtq_device_set_map(msg->queue->ring, msg->map, msg->ring);
-
-	if (rc == -EBUSY && msg->queue->in_flight) {
-		/* Requests on loan hold the older maps: wait until some have ended. */
-		msg->next = e->deferred;
-		e->deferred = msg;
-		return;
-	}
-	/* Arming wrote to the old ring. */
-	msg->queue->armed = false;
-	answer(e, msg, rc);
-}
-
-static void act(struct virtq_engine *e, struct engine_msg *msg)
-{
-	switch (msg->kind) {
-	case MSG_ADD:
-		answer(e, msg, add_queue(e, msg->queue));
-		break;
-	case MSG_REMOVE:
-		msg->queue->removal = msg;	/* answered in finish_removal() */
-		queues_share_credits(e);
-		queue_cancel_held(msg->queue);
-		break;
-	case MSG_ENABLE:
-		msg->queue->enabled = msg->enabled != 0;
-		queues_share_credits(e);
-		answer(e, msg, 0);
-		break;
-	case MSG_SET_FD:
-		queue_set_fd(msg->queue, msg->which, msg->fd);
-		answer(e, msg, 0);
-		break;
-	case MSG_SET_MAP:
-		set_map(e, msg);
-		break;
-	case MSG_QUIT:
-		e->quit = true;
-		answer(e, msg, 0);
-		break;
-	}
+	engine_send(e, msg);
+	return engine_await(e, msg);
 }
 
 static void read_box(struct virtq_engine *e)
 {
-	struct engine_msg *msg = e->deferred, *next;
+	struct engine_msg *msg, *next;
 
-	e->deferred = NULL;
-	for (; msg; msg = next) {
-		next = msg->next;
-		set_map(e, msg);
-	}
+	if (UNLIKELY(e->deferred))
+		life_try_deferred(e);
 	if (LIKELY(!shm_flag_read(&e->mail)))
 		return;
 	pthread_mutex_lock(&e->lock);
@@ -150,7 +78,7 @@ static void read_box(struct virtq_engine *e)
 	pthread_mutex_unlock(&e->lock);
 	for (; msg; msg = next) {
 		next = msg->next;
-		act(e, msg);
+		life_act(e, msg);
 	}
 }
 
@@ -214,10 +142,8 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 		more |= queue_serve(q);
 		*worked |= q->stats.requests + q->in_flight != before;
 		queue_publish(q);
-		if (q->removal && !q->in_flight) {
-			finish_removal(e, q);	/* q may be gone */
-			continue;
-		}
+		if (UNLIKELY(q->ending) && life_end(e, q))
+			continue;	/* q may be gone */
 		e->io->watch(e, q);
 		if (q->stats_changed)
 			queue_show_stats(q);
@@ -229,7 +155,8 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 static bool must_poll(const struct virtq_engine *e)
 {
 	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
-		if (q->fds[VIRTQ_FD_KICK] < 0 && q->enabled && !q->broken)
+		if (q->fds[VIRTQ_FD_KICK] < 0 && q->enabled && !q->broken &&
+		    q->phase == QUEUE_TURNS)
 			return true;
 	return false;
 }
@@ -243,7 +170,7 @@ static bool arm_queues(struct virtq_engine *e)
 	bool quiet = true;
 
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
-		if (q->armed || q->blocked || q->broken || !q->enabled || q->removal)
+		if (q->armed || q->blocked || q->broken || !q->enabled || q->phase != QUEUE_TURNS)
 			continue;
 		q->armed = true;
 		if (virtq_device_arm(q->ring))
@@ -267,11 +194,11 @@ static void loop(struct virtq_engine *e)
 	for (;;) {
 		bool worked, more;
 
+		if (UNLIKELY(timers_any(e)))
+			timers_run(e);	/* may be what a deferred message waits for */
 		read_box(e);
 		if (e->quit)
 			break;
-		if (UNLIKELY(timers_any(e)))
-			timers_run(e);
 		worked = finish_completed(e);
 		more = serve_queues(e, &worked);
 		/* The sync engine has completions already; a new map may have waited for some. */
@@ -396,6 +323,8 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 		return error_set(err, -ENOMEM, "no memory for an engine");
 	e->config = *config;
 	e->config.entries = entries;
+	if (!e->config.drain_ms)
+		e->config.drain_ms = DRAIN_MS_DEFAULT;
 	e->credits = 2 * entries;
 	e->box_end = &e->box;
 	e->completed_end = &e->completed;
@@ -417,33 +346,13 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 	return 0;
 }
 
-/* Leave a message and wait until the engine has acted on it. */
-static int post(struct virtq_engine *e, struct engine_msg *msg)
-{
-	VIRTQ_ASSERT(!pthread_equal(pthread_self(), e->thread));
-	msg->next = NULL;
-	msg->answered = false;
-	pthread_mutex_lock(&e->lock);
-	*e->box_end = msg;
-	e->box_end = &msg->next;
-	shm_flag_write(&e->mail, true);
-	pthread_mutex_unlock(&e->lock);
-	virtq_notify_send(e->wake_fd);
-
-	pthread_mutex_lock(&e->lock);
-	while (!msg->answered)
-		pthread_cond_wait(&e->answered, &e->lock);
-	pthread_mutex_unlock(&e->lock);
-	return msg->result;
-}
-
 void virtq_engine_destroy(struct virtq_engine *engine)
 {
 	struct engine_msg msg = { .kind = MSG_QUIT };
 
 	if (!engine)
 		return;
-	post(engine, &msg);
+	engine_post(engine, &msg);
 	pthread_join(engine->thread, NULL);
 	free_engine(engine);
 }
@@ -451,84 +360,6 @@ void virtq_engine_destroy(struct virtq_engine *engine)
 enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine)
 {
 	return engine->io->kind;
-}
-
-/* Regular files are always readable: as a kick they would mean "for ever". */
-static bool can_be_polled(int fd)
-{
-	struct epoll_event event = { .events = EPOLLIN };
-	int probe = epoll_create1(EPOLL_CLOEXEC);
-	bool can;
-
-	if (probe < 0)
-		return true;	/* no fd left to find out with: the engine will see */
-	can = epoll_ctl(probe, EPOLL_CTL_ADD, fd, &event) == 0;
-	close(probe);
-	return can;
-}
-
-int virtq_engine_add(struct virtq_engine *engine,
-		     const struct virtq_engine_queue_config *config,
-		     struct virtq_engine_queue **out)
-{
-	struct engine_msg msg = { .kind = MSG_ADD };
-	int rc;
-
-	if (!config->model || !config->ring ||
-	    (config->kick_fd >= 0 && !can_be_polled(config->kick_fd)))
-		return -EINVAL;
-	rc = queue_create(engine, config, &msg.queue);
-	if (rc)
-		return rc;
-	rc = post(engine, &msg);
-	if (rc) {
-		queue_free(msg.queue);
-		return rc;
-	}
-	*out = msg.queue;
-	return 0;
-}
-
-struct virtq_device *engine_remove_stats(struct virtq_engine_queue *queue,
-					 struct virtq_engine_stats *final)
-{
-	struct engine_msg msg = { .kind = MSG_REMOVE, .queue = queue, .final = final };
-	struct virtq_device *ring = queue->ring;
-
-	post(queue->engine, &msg);
-	queue_free(queue);
-	return ring;
-}
-
-struct virtq_device *virtq_engine_remove(struct virtq_engine_queue *queue)
-{
-	return engine_remove_stats(queue, NULL);
-}
-
-void virtq_engine_queue_enable(struct virtq_engine_queue *queue, int enabled)
-{
-	struct engine_msg msg = { .kind = MSG_ENABLE, .queue = queue, .enabled = enabled };
-
-	post(queue->engine, &msg);
-}
-
-int virtq_engine_queue_set_fd(struct virtq_engine_queue *queue, enum virtq_engine_fd which,
-			      int fd)
-{
-	struct engine_msg msg = { .kind = MSG_SET_FD, .queue = queue, .which = which, .fd = fd };
-
-	if ((unsigned int)which > VIRTQ_FD_ERR ||
-	    (which == VIRTQ_FD_KICK && fd >= 0 && !can_be_polled(fd)))
-		return -EINVAL;
-	return post(queue->engine, &msg);
-}
-
-int virtq_engine_queue_set_map(struct virtq_engine_queue *queue, struct virtq_map *map,
-			       const struct virtq_ring *ring)
-{
-	struct engine_msg msg = { .kind = MSG_SET_MAP, .queue = queue, .map = map, .ring = ring };
-
-	return post(queue->engine, &msg);
 }
 
 void virtq_engine_queue_stats(struct virtq_engine_queue *queue,

@@ -3,8 +3,10 @@
  * The inside of an engine: what its loop, its queues and its two ways to
  * perform operations know of each other.
  *
- *   engine.c  the thread, the message box, the public calls
- *   queue.c   the five stations of one queue
+ *   engine.c  the thread, its loop, the message box
+ *   life.c    how queues come, pause, move and go
+ *   queue.c   stations 1, 2 and 5 of a queue
+ *   request.c stations 3 and 4: what becomes of a request in between
  *   timer.c   what is due at a time
  *   uring.c   operations, kicks and calls through io_uring
  *   sync.c    the same through preadv, pwritev and poll
@@ -52,7 +54,8 @@ struct engine_slot {
 	bool performing;		/* has an operation, in the kernel or about to be */
 	bool held;
 	bool ended;			/* completed while held; by the queue's lock */
-	struct engine_timer timer;	/* a TIMEOUT, or a pause before trying again */
+	/* A TIMEOUT, or a pause before trying again. @due_ns stays when it moves. */
+	struct engine_timer timer;
 };
 
 /* What a queue may have in the kernel besides its requests. */
@@ -63,17 +66,33 @@ struct engine_aux {
 	bool again;			/* signal once more when this one has ended */
 };
 
+/* Where a queue is in its life; see life.c. */
+enum queue_phase {
+	QUEUE_TURNS,
+	QUEUE_DRAINS,	/* takes no more; what is in flight has until the deadline to end */
+	QUEUE_CANCELS,	/* takes no more; what is in flight ends now */
+	QUEUE_LEAVES,	/* for another engine, which goes on with what is in flight */
+	QUEUE_PAUSED,	/* nothing in flight */
+};
+
 struct virtq_engine_queue {
 	struct virtq_engine_queue *next;
-	struct virtq_engine *engine;	/* constant */
+	/*
+	 * Changed by virtq_engine_move() with the lock held, while no engine has
+	 * the queue; so engines need no lock to read it, others do.
+	 */
+	struct virtq_engine *engine;
 	struct virtq_model *model;
 	struct virtq_device *ring;
 	struct engine_slot *slots;	/* ring size of them */
 	uint32_t index;			/* in virtq_engine.table */
 	int fds[3];			/* by enum virtq_engine_fd; owned, -1 for none */
 
+	enum queue_phase phase;
+	enum queue_phase phase_before;	/* QUEUE_LEAVES: to go back to */
 	bool enabled;
 	bool broken;
+	bool forget;			/* a reset: nothing more goes to the driver */
 	bool armed;			/* the driver was told to kick, and was not told to stop */
 	bool blocked;			/* ring left alone until an operation completes */
 	bool kicked;			/* kick fd seen readable, not drained yet */
@@ -81,14 +100,19 @@ struct virtq_engine_queue {
 	bool plain_drain;		/* the kick fd does not know RWF_NOWAIT */
 	uint32_t in_flight;		/* requests on loan */
 	uint32_t performing;		/* those with an operation, completed or not */
+	uint32_t out;			/* those whose operation is with the kernel, or completed */
 	uint32_t held;			/* those that the model keeps */
+	uint32_t cancelled;		/* ended before their time since @ending came */
 	struct engine_aux aux[AUX_COUNT];
 
 	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
 	uint32_t done_count;
 	bool publish;			/* pushed since the last publication */
 
-	struct engine_msg *removal;	/* the message that asked for it */
+	struct engine_msg *ending;	/* the message that waits for nothing to be in flight */
+	struct engine_timer deadline;	/* of QUEUE_DRAINS, or of a new map in QUEUE_TURNS */
+	bool map_late;			/* it has passed */
+	struct engine_slot *later;	/* of QUEUE_LEAVES: to be gone on with at the other engine */
 
 	/* Held requests that have ended. Owner: whoever has the lock; @news through shm_flag_*(). */
 	pthread_mutex_t lock;
@@ -106,7 +130,9 @@ struct virtq_engine_queue {
 struct engine_msg {
 	struct engine_msg *next;
 	enum {
-		MSG_ADD, MSG_REMOVE, MSG_ENABLE, MSG_SET_FD, MSG_SET_MAP, MSG_QUIT,
+		MSG_ADD, MSG_PAUSE, MSG_RESUME, MSG_REMOVE, MSG_RESET,
+		MSG_PROMISE, MSG_LEAVE, MSG_ARRIVE,	/* a move, in this order */
+		MSG_ENABLE, MSG_SET_FD, MSG_SET_MAP, MSG_QUIT,
 	} kind;
 	struct virtq_engine_queue *queue;
 	int enabled;
@@ -115,6 +141,7 @@ struct engine_msg {
 	struct virtq_map *map;
 	const struct virtq_ring *ring;
 	struct virtq_engine_stats *final;
+	uint32_t position;		/* answer of MSG_PAUSE */
 	int result;
 	bool answered;			/* under virtq_engine.lock */
 };
@@ -128,6 +155,8 @@ struct engine_io {
 	int (*grow)(struct virtq_engine *e, uint32_t queues, uint32_t slots);
 	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
 	void (*perform)(struct virtq_engine *e, struct engine_slot *slot);
+	/* Have the kernel give up all operations of the queue that it still can. */
+	void (*cancel)(struct virtq_engine *e, struct virtq_engine_queue *q);
 	/* Write 8 bytes to the fd, without ever blocking. */
 	void (*signal)(struct virtq_engine *e, struct virtq_engine_queue *q,
 		       enum virtq_engine_fd which);
@@ -164,6 +193,7 @@ struct virtq_engine {
 	struct virtq_engine_queue *queues;
 	struct virtq_engine_queue **table;	/* by index; NULL where free */
 	uint32_t table_size;
+	uint32_t promised;		/* entries kept free for queues that will arrive */
 	uint32_t slots;			/* request slots of all queues */
 	uint32_t credits;		/* operations that may be performed at once */
 	uint32_t reserve;		/* of these each queue has for itself, */
@@ -224,12 +254,8 @@ void queue_free(struct virtq_engine_queue *q);
 
 /* Station 1 to 3. Returns true if the ring may hold more that can be taken now. */
 bool queue_serve(struct virtq_engine_queue *q);
-/* Station 4 for one piece of an operation. */
-void queue_finish(struct engine_slot *slot);
-/* Station 4 for held requests that have ended. Returns true if there were any. */
-bool queue_finish_held(struct virtq_engine_queue *q);
-/* Ask the model to end what it holds. */
-void queue_cancel_held(struct virtq_engine_queue *q);
+/* The loan of @req ends here; the driver sees it at the next publication. */
+void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
 /* The queues have changed, or which of them take requests: divide the credits anew. */
@@ -245,6 +271,44 @@ bool fd_make_nonblocking(int fd);
 /* Nothing in flight and everything published: undo what queue_create() took but the ring. */
 void queue_close_fds(struct virtq_engine_queue *q);
 
+/* ---- request.c ---- */
+
+/* Station 3. */
+void request_start(struct virtq_engine_queue *q, struct virtq_req *req);
+/* Station 4 for one piece of an operation. */
+void queue_finish(struct engine_slot *slot);
+/* Station 4 for held requests that have ended. Returns true if there were any. */
+bool queue_finish_held(struct virtq_engine_queue *q);
+/* End everything that is in flight, as soon as it can be. */
+void queue_cancel(struct virtq_engine_queue *q);
+/* Stop the clocks of what waits for them, and go on with all that at another engine. */
+void queue_take_timers(struct virtq_engine_queue *q);
+void queue_go_on(struct virtq_engine_queue *q);
+
+/* ---- life.c ---- */
+
+void life_act(struct virtq_engine *e, struct engine_msg *msg);
+/* Messages that had to wait for requests to end. */
+void life_try_deferred(struct virtq_engine *e);
+/* If nothing is in flight any more do what q->ending asks. Returns true if the queue is gone. */
+bool life_end(struct virtq_engine *e, struct virtq_engine_queue *q);
+
+/*
+ * virtq_engine_remove(), or with @forget virtq_engine_reset(), that also fills
+ * @final, unless NULL, with the counters as they stood after the last request.
+ */
+struct virtq_device *engine_remove_stats(struct virtq_engine_queue *queue, bool forget,
+					 struct virtq_engine_stats *final);
+
+/* ---- engine.c ---- */
+
+/* Leave a message, wait until the engine has acted on it, or both. */
+void engine_send(struct virtq_engine *e, struct engine_msg *msg);
+int engine_await(struct virtq_engine *e, struct engine_msg *msg);
+int engine_post(struct virtq_engine *e, struct engine_msg *msg);
+/* On the engine's thread: the message is gone when this returns. */
+void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result);
+
 /* ---- timer.c ---- */
 
 uint64_t engine_now_ns(void);
@@ -252,6 +316,8 @@ void timers_init(struct engine_timer *head);
 /* Have @expired called once, on the engine's thread. Not while the timer is set. */
 void timer_set(struct virtq_engine *e, struct engine_timer *timer, uint64_t after_ns,
 	       void (*expired)(struct virtq_engine *e, struct engine_timer *timer));
+/* Set one again that was cleared, for when it was due. */
+void timer_set_again(struct virtq_engine *e, struct engine_timer *timer);
 /* Returns false if it was not set. */
 bool timer_clear(struct engine_timer *timer);
 /* Call what is due. */
@@ -263,12 +329,5 @@ static inline bool timers_any(const struct virtq_engine *e)
 {
 	return e->timers.next != &e->timers;
 }
-
-/*
- * virtq_engine_remove() that also fills @final, unless NULL, with the counters
- * as they stood after the last request.
- */
-struct virtq_device *engine_remove_stats(struct virtq_engine_queue *queue,
-					 struct virtq_engine_stats *final);
 
 #endif

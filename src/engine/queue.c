@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One queue on its way through the five stations: pop, start, perform, finish,
- * push and publish. Everything here runs on the engine's thread, except
- * queue_create() and queue_free().
+ * The two ends of the five stations: what a queue takes from its ring and what
+ * it gives back; its fds and counters. What lies between is in request.c.
+ * Everything here runs on the engine's thread, except queue_create() and
+ * queue_free().
  */
 #include "engine/engine.h"
 
@@ -11,15 +12,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include <virtq/notify.h>
-
 #include "base/shm.h"
 #include "mem/map.h"
 #include "ring/device.h"
-
-/* Before an operation is tried again: doubled each time, up to the longest. Two seconds in all. */
-#define RETRY_PAUSE_NS 40000u
-#define RETRY_PAUSE_MAX_NS 20000000u
 
 #define SHARE 4u	/* see queue_credits() */
 
@@ -91,8 +86,10 @@ static void push_done(struct virtq_engine_queue *q)
 }
 
 /* The loan of @req ends here; the driver sees it at the next publication. */
-static void give_back(struct virtq_engine_queue *q, struct virtq_req *req)
+void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 {
+	if (UNLIKELY(q->forget))
+		return;
 	q->stats.requests++;
 	q->stats_changed = true;
 	q->done[q->done_count++] = req;
@@ -116,88 +113,11 @@ void queue_publish(struct virtq_engine_queue *q)
 	}
 }
 
-/* ---- Station 3: what the model decided ---------------------------------- */
-
-static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
-{
-	engine_completed(e, container_of(timer, struct engine_slot, timer), 0);
-}
-
-/* Begin the operation that the model has described. */
-static void begin(struct virtq_engine_queue *q, struct engine_slot *slot)
-{
-	slot->done_bytes = 0;
-	slot->retries = 0;
-	if (slot->op.kind == VIRTQ_OP_TIMEOUT)
-		timer_set(q->engine, &slot->timer, slot->op.bytes, timeout_expired);
-	else
-		q->engine->io->perform(q->engine, slot);
-}
-
-static void set_performing(struct virtq_engine_queue *q, struct engine_slot *slot, bool performs)
-{
-	struct virtq_engine *e = q->engine;
-
-	if (slot->performing == performs)
-		return;
-	slot->performing = performs;
-	if (performs) {
-		e->performing++;
-		e->shared_used += q->performing++ >= e->reserve;
-	} else {
-		e->performing--;
-		e->shared_used -= q->performing-- > e->reserve;
-	}
-}
-
-static void hold(struct virtq_engine_queue *q, struct engine_slot *slot)
-{
-	slot->held = true;
-	q->held++;
-	/* It came too late to be left alone. */
-	if (UNLIKELY(q->removal) && q->model->ops->cancel)
-		q->model->ops->cancel(q->model, slot->req);
-}
-
-/* Act on what the model decided. */
-static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
-		   enum virtq_verdict verdict)
-{
-	/* Counted first: an operation may have completed when perform() returns. */
-	set_performing(q, slot, verdict == VIRTQ_SUBMIT);
-	switch (verdict) {
-	case VIRTQ_SUBMIT:
-		begin(q, slot);
-		return;
-	case VIRTQ_HOLD:
-		hold(q, slot);
-		return;
-	case VIRTQ_MALFORMED:
-		slot->req->written = 0;
-		q->stats.malformed++;
-		break;
-	case VIRTQ_DONE:
-		break;
-	}
-	q->in_flight--;
-	give_back(q, slot->req);
-}
-
-static void start_request(struct virtq_engine_queue *q, struct virtq_req *req)
-{
-	struct engine_slot *slot = &q->slots[req->slot];
-
-	slot->req = req;
-	slot->op = (struct virtq_op){ 0 };
-	q->in_flight++;
-	follow(q, slot, q->model->ops->start(q->model, req, &slot->op));
-}
-
 /* ---- Credits ------------------------------------------------------------ */
 
 static bool takes_requests(const struct virtq_engine_queue *q)
 {
-	return q->enabled && !q->broken && !q->removal;
+	return q->enabled && !q->broken && q->phase == QUEUE_TURNS;
 }
 
 /*
@@ -244,7 +164,7 @@ static uint32_t queue_credits(const struct virtq_engine_queue *q)
 	return own + (SHARE * unused - mine + SHARE) / (SHARE + 1);
 }
 
-/* ---- Stations 1 to 3: take ---------------------------------------------- */
+/* ---- Stations 1 and 2 --------------------------------------------------- */
 
 /* The driver broke the ring. What is in flight goes on; nothing new is taken. */
 static void break_queue(struct virtq_engine_queue *q)
@@ -297,177 +217,12 @@ bool queue_serve(struct virtq_engine_queue *q)
 		q->armed = false;
 	}
 	for (int i = 0; i < n; i++)
-		start_request(q, reqs[i]);
+		request_start(q, reqs[i]);
 	/* Fewer than asked for: empty, broken or out of blocks. Arming will tell. */
 	return (uint32_t)n == max;
 }
 
-/* ---- Station 4 ---------------------------------------------------------- */
-
-/* Move the operation's own spans past @bytes. */
-static void advance_spans(struct virtq_op *op, uint64_t bytes)
-{
-	while (op->span_count && bytes >= op->spans->len) {
-		bytes -= op->spans->len;
-		op->spans++;
-		op->span_count--;
-	}
-	if (op->span_count && bytes) {
-		op->spans->base = (uint8_t *)op->spans->base + bytes;
-		op->spans->len -= (size_t)bytes;
-	}
-}
-
-/* Move on past @bytes that the kernel has transferred. */
-static void advance(struct virtq_engine_queue *q, struct engine_slot *slot, uint64_t bytes)
-{
-	if (slot->op.spans)
-		advance_spans(&slot->op, bytes);
-	else if (slot->op.kind == VIRTQ_OP_READ)
-		virtq_req_wrote(slot->req, bytes);
-	else
-		virtq_req_skip(slot->req, bytes);
-	if (slot->op.kind == VIRTQ_OP_READ)
-		q->stats.bytes_read += bytes;
-	else
-		q->stats.bytes_written += bytes;
-	slot->op.offset += bytes;
-	slot->done_bytes += bytes;
-	slot->retries = 0;
-}
-
-static bool anything_left(const struct engine_slot *slot)
-{
-	if (slot->op.spans)
-		return slot->op.span_count;
-	return slot->op.kind == VIRTQ_OP_READ ? slot->req->wr.bytes : slot->req->rd.bytes;
-}
-
-static void pause_over(struct virtq_engine *e, struct engine_timer *timer)
-{
-	e->io->perform(e, container_of(timer, struct engine_slot, timer));
-}
-
-/*
- * The operation was interrupted, or the kernel is short of something for it: try
- * once more, after a pause that grows, as whatever it lacks takes time to come
- * back. Returns false if it has been tried for long enough.
- */
-static bool try_again(struct virtq_engine_queue *q, struct engine_slot *slot)
-{
-	uint64_t pause_ns;
-
-	if (slot->retries++ >= ENGINE_RETRIES_MAX)
-		return false;
-	if (slot->retries == 1 || (slot->result == -EINTR && slot->retries < 8)) {
-		q->engine->io->perform(q->engine, slot);
-		return true;
-	}
-	pause_ns = slot->retries < 10 ? RETRY_PAUSE_NS << slot->retries : RETRY_PAUSE_MAX_NS;
-	timer_set(q->engine, &slot->timer, pause_ns, pause_over);
-	return true;
-}
-
-/* Is the operation over? If so its result is in slot->result; else it goes on. */
-static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
-{
-	int64_t result = slot->result;
-
-	if (result == -EINTR || result == -EAGAIN)
-		return !try_again(q, slot);
-	if (result < 0)
-		return true;
-	if (slot->op.kind == VIRTQ_OP_READ || slot->op.kind == VIRTQ_OP_WRITE) {
-		advance(q, slot, (uint64_t)result);
-		slot->result = (int64_t)slot->done_bytes;
-		/* Nothing came: the file ends here. */
-		if (result && anything_left(slot)) {
-			q->engine->io->perform(q->engine, slot);
-			return false;
-		}
-		if (anything_left(slot))
-			return true;
-	} else if (slot->op.kind != VIRTQ_OP_POLL) {
-		slot->result = 0;
-	}
-	if (!slot->op.next)
-		return true;
-	slot->op = *slot->op.next;
-	begin(q, slot);
-	return false;
-}
-
-static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slot)
-{
-	int64_t result = slot->result;
-
-	if (result < 0)
-		q->stats.failed++;
-	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
-}
-
-void queue_finish(struct engine_slot *slot)
-{
-	if (over(slot->queue, slot))
-		finish_request(slot->queue, slot);
-}
-
-/* ---- Held requests ------------------------------------------------------ */
-
-void virtq_engine_complete(struct virtq_req *req, int64_t result)
-{
-	struct virtq_engine_queue *q = req->queue->turned_by;
-	struct engine_slot *slot = &q->slots[req->slot];
-
-	/* The signal too: once the lock is free, request, queue and engine may be gone. */
-	pthread_mutex_lock(&q->lock);
-	VIRTQ_ASSERT(!slot->ended);
-	slot->ended = true;
-	slot->result = result;
-	slot->next = NULL;
-	*q->ended_end = slot;
-	q->ended_end = &slot->next;
-	if (!q->news) {
-		shm_flag_write(&q->news, true);
-		virtq_notify_send(q->engine->wake_fd);
-	}
-	pthread_mutex_unlock(&q->lock);
-}
-
-bool queue_finish_held(struct virtq_engine_queue *q)
-{
-	struct engine_slot *slot, *next;
-
-	if (LIKELY(!shm_flag_read(&q->news)))
-		return false;
-	pthread_mutex_lock(&q->lock);
-	slot = q->ended;
-	q->ended = NULL;
-	q->ended_end = &q->ended;
-	shm_flag_write(&q->news, false);
-	pthread_mutex_unlock(&q->lock);
-	for (; slot; slot = next) {
-		next = slot->next;
-		slot->ended = false;
-		slot->held = false;
-		q->held--;
-		finish_request(q, slot);
-	}
-	return true;
-}
-
-void queue_cancel_held(struct virtq_engine_queue *q)
-{
-	uint32_t size = virtq_device_ring(q->ring)->size;
-
-	if (!q->model->ops->cancel)
-		return;
-	for (uint32_t i = 0; q->held && i < size; i++)
-		if (q->slots[i].held)
-			q->model->ops->cancel(q->model, q->slots[i].req);
-}
-
-/* ---- Kicks and fds ------------------------------------------------------ */
+/* ---- Completions, kicks and fds ----------------------------------------- */
 
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result)
 {

@@ -104,6 +104,20 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 	engine_completed(e, slot, result < 0 ? -errno : result);
 }
 
+static void sync_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	struct engine_slot **link = &e->sync->waiting, *slot;
+
+	while ((slot = *link)) {
+		if (slot->queue != q) {
+			link = &slot->next;
+			continue;
+		}
+		*link = slot->next;
+		engine_completed(e, slot, -ECANCELED);
+	}
+}
+
 static void sync_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 			enum virtq_engine_fd which)
 {
@@ -219,6 +233,7 @@ const struct engine_io sync_io = {
 	.close = sync_close,
 	.grow = sync_grow,
 	.perform = sync_perform,
+	.cancel = sync_cancel,
 	.signal = sync_signal,
 	.watch = sync_watch,
 	.drain = sync_drain,

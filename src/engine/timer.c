@@ -20,22 +20,25 @@ void timers_init(struct engine_timer *head)
 	head->next = head->prev = head;
 }
 
-void timer_set(struct virtq_engine *e, struct engine_timer *timer, uint64_t after_ns,
-	       void (*expired)(struct virtq_engine *e, struct engine_timer *timer))
+void timer_set_again(struct virtq_engine *e, struct engine_timer *timer)
 {
 	struct engine_timer *before = e->timers.prev;
-	uint64_t due;
 
-	timer->expired = expired;
-	if (add_overflows(engine_now_ns(), after_ns, &due))
-		due = UINT64_MAX;
-	timer->due_ns = due;
-	while (before != &e->timers && before->due_ns > due)
+	while (before != &e->timers && before->due_ns > timer->due_ns)
 		before = before->prev;
 	timer->prev = before;
 	timer->next = before->next;
 	timer->prev->next = timer;
 	timer->next->prev = timer;
+}
+
+void timer_set(struct virtq_engine *e, struct engine_timer *timer, uint64_t after_ns,
+	       void (*expired)(struct virtq_engine *e, struct engine_timer *timer))
+{
+	timer->expired = expired;
+	if (add_overflows(engine_now_ns(), after_ns, &timer->due_ns))
+		timer->due_ns = UINT64_MAX;
+	timer_set_again(e, timer);
 }
 
 bool timer_clear(struct engine_timer *timer)

@@ -231,6 +231,22 @@ static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
 					    slot->req->slot));
 }
 
+static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	uint32_t size = virtq_device_ring(q->ring)->size;
+
+	for (uint32_t i = 0; i < size; i++) {
+		uint32_t generation = q->slots[i].generation;
+		struct io_uring_sqe *sqe;
+
+		if (!generation)
+			continue;
+		sqe = get_sqe(e);	/* the slot may complete meanwhile: then nothing is found */
+		io_uring_prep_cancel64(sqe, cookie(COOKIE_IO, generation, q->index, i), 0);
+		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+	}
+}
+
 /*
  * A write that waits for room (the peer filled its fd and made it blocking)
  * stays in the kernel and holds up nobody. There is never more than one per fd,
@@ -481,6 +497,7 @@ const struct engine_io uring_io = {
 	.close = uring_close,
 	.grow = uring_grow,
 	.perform = uring_perform,
+	.cancel = uring_cancel,
 	.signal = uring_signal,
 	.watch = uring_watch,
 	.drain = uring_drain,

@@ -91,11 +91,15 @@ static int add(struct loopback *l, unsigned int i, const struct virtq_ring *ring
 	return 0;
 }
 
-static uint32_t take(struct loopback_queue *lq)
+/* With @forget what is in flight is not given back. */
+static uint32_t take(struct loopback_queue *lq, bool forget)
 {
 	uint32_t position;
 
-	virtq_engine_remove(lq->queue);
+	if (forget)
+		virtq_engine_reset(lq->queue);
+	else
+		virtq_engine_remove(lq->queue);
 	position = virtq_device_position(lq->device);
 	virtq_device_destroy(lq->device);
 	lq->queue = NULL;
@@ -141,7 +145,7 @@ static int loopback_stop(struct virtq_transport *t, unsigned int i, uint32_t *po
 	struct loopback_queue *lq = &loopback_of(t)->queues[i];
 
 	(void)err;
-	*position = take(lq);
+	*position = take(lq, false);
 	close_fds(lq);
 	return 0;
 }
@@ -149,9 +153,12 @@ static int loopback_stop(struct virtq_transport *t, unsigned int i, uint32_t *po
 static int loopback_queue_reset(struct virtq_transport *t, unsigned int i,
 				struct virtq_error *err)
 {
-	uint32_t forgotten;
+	struct loopback_queue *lq = &loopback_of(t)->queues[i];
 
-	return loopback_stop(t, i, &forgotten, err);
+	(void)err;
+	take(lq, true);
+	close_fds(lq);
+	return 0;
 }
 
 static int loopback_reset(struct virtq_transport *t, struct virtq_error *err)
@@ -181,7 +188,7 @@ static int loopback_share(struct virtq_transport *t, struct virtq_map *map,
 		ring = *virtq_device_ring(lq->device);
 		rc = virtq_engine_queue_set_map(lq->queue, map, &ring);
 		if (rc == -EBUSY) {
-			position = take(lq);
+			position = take(lq, false);
 			rc = add(l, i, &ring, &position, map, err);
 			if (rc) {
 				close_fds(lq);

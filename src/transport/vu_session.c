@@ -456,8 +456,22 @@ int vuser_session_open(struct vuser_session **out, int fd,
 	return 0;
 }
 
+/*
+ * The guest may outlive its connection: what is in flight is finished and given
+ * back, by all rings at the same time.
+ */
 void vuser_session_halt(struct vuser_session *s)
 {
+	struct virtq_engine_queue *queues[VUSER_QUEUES_MAX];
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < s->vring_count; i++)
+		if (s->vrings[i].queue)
+			queues[count++] = s->vrings[i].queue;
+	/* Without memory for it they end one by one. */
+	if (count && virtq_engine_pause(queues, count, NULL) < 0)
+		for (unsigned int i = 0; i < s->vring_count; i++)
+			vuser_vring_halt(s, i, "the session ended");
 	reset_device(s);
 }
 

@@ -165,6 +165,7 @@ void vuser_stats_add(struct virtq_engine_stats *sum, const struct virtq_engine_s
 	sum->requests += more->requests;
 	sum->malformed += more->malformed;
 	sum->failed += more->failed;
+	sum->cancelled += more->cancelled;
 	sum->bytes_read += more->bytes_read;
 	sum->bytes_written += more->bytes_written;
 	sum->batches += more->batches;
@@ -189,13 +190,21 @@ static void hand_over_err_fd(struct vuser_vring *v)
 		put_fd(&copy);
 }
 
-/* VU-BE-020: when this returns, nothing of the ring is in flight any more. */
-static void take_from_engine(struct vuser_session *s, unsigned int i)
+/*
+ * VU-BE-020: when this returns, nothing of the ring is in flight any more. With
+ * @forget nobody is interested in what was. Returns how many requests had to be
+ * cancelled.
+ */
+static uint64_t take_from_engine(struct vuser_session *s, unsigned int i, bool forget)
 {
 	struct vuser_vring *v = &s->vrings[i];
 	struct vuser_counter *counter = &s->counters->queue[i];
-	struct virtq_engine_stats final;
+	struct virtq_engine_stats before, final;
 
+	virtq_engine_queue_stats(v->queue, &before);
+	/* It may take its time, for which who reads the counters shall not have to wait. */
+	if (!forget)
+		virtq_engine_pause(&v->queue, 1, NULL);
 	/* Not told yet that it broke: find out while there is an engine to signal with. */
 	if (v->broken_fd >= 0) {
 		virtq_engine_queue_enable(v->queue, 0);	/* cannot break any more */
@@ -204,7 +213,7 @@ static void take_from_engine(struct vuser_session *s, unsigned int i)
 	/* Under the lock, so that nobody reads a sum without this client in it. */
 	pthread_mutex_lock(&s->counters->lock);
 	counter->live = NULL;
-	engine_remove_stats(v->queue, &final);
+	engine_remove_stats(v->queue, forget, &final);
 	vuser_stats_add(&counter->past, &final);
 	pthread_mutex_unlock(&s->counters->lock);
 	v->queue = NULL;
@@ -214,14 +223,28 @@ static void take_from_engine(struct vuser_session *s, unsigned int i)
 	virtq_device_destroy(v->device);
 	v->device = NULL;
 	put_fd(&v->broken_fd);
+	return final.cancelled - before.cancelled;
+}
+
+static void halt(struct vuser_session *s, unsigned int i, bool forget, const char *why)
+{
+	uint64_t cancelled;
+	char text[128];
+
+	if (!s->vrings[i].queue)
+		return;
+	cancelled = take_from_engine(s, i, forget);
+	if (cancelled && !forget)
+		snprintf(text, sizeof(text), "%s; %llu requests did not end in time and failed",
+			 why, (unsigned long long)cancelled);
+	else
+		snprintf(text, sizeof(text), "%s", why);
+	vuser_session_event(s, VIRTQ_VU_QUEUE_STOPPED, (int)i, text);
 }
 
 void vuser_vring_halt(struct vuser_session *s, unsigned int i, const char *why)
 {
-	if (!s->vrings[i].queue)
-		return;
-	take_from_engine(s, i);
-	vuser_session_event(s, VIRTQ_VU_QUEUE_STOPPED, (int)i, why);
+	halt(s, i, false, why);
 }
 
 void vuser_vring_save(const struct vuser_vring *v, struct vuser_vring_before *before)
@@ -419,7 +442,7 @@ void vuser_vring_reset(struct vuser_session *s, unsigned int i)
 	struct vuser_vring *v = &s->vrings[i];
 	int call_fd, err_fd;
 
-	vuser_vring_halt(s, i, "the device was reset");
+	halt(s, i, true, "the device was reset");
 	put_fd(&v->kick_fd);
 	call_fd = v->call_fd;
 	err_fd = v->err_fd;

@@ -106,10 +106,6 @@ static void test_ring_breaks_while_the_device_is_reset(void **state)
 	struct queue q, other;
 	int fd, fds[2];
 
-	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
-		print_message("no io_uring here: nothing can be in flight\n");
-		skip();
-	}
 	fd = run_queue(r, &q);
 	queue_open(&other, fd, 1, layouts[0], 64);
 	table.regions[0] = queue_region(&q);
@@ -121,8 +117,8 @@ static void test_ring_breaks_while_the_device_is_reset(void **state)
 	queue_enable(&other, 1);
 	queue_kick(&other);
 	queue_echo(&other);
-	/* The reset waits for queue 0, and its next step is queue 1. */
-	queue_request(&q, 's');
+	/* The reset waits for what the device keeps of queue 0; its next step is queue 1. */
+	queue_request(&q, 'h');
 	queue_unanswered(&q, 30);
 	client_send_fds(fd, VHOST_USER_RESET_DEVICE,
 			VHOST_USER_VERSION | VHOST_USER_NEED_REPLY_MASK, NULL, 0, NULL, 0);
@@ -130,7 +126,7 @@ static void test_ring_breaks_while_the_device_is_reset(void **state)
 	queue_break(&other);
 	client_silent(fd, 30);
 	assert_int_equal(rig_events(r, VIRTQ_VU_QUEUE_BROKEN), 0);
-	assert_int_equal(write(r->toy.slow_fd[1], "!", 1), 1);
+	virtq_engine_complete(__atomic_load_n(&r->toy.held, __ATOMIC_SEQ_CST), 0);
 	assert_int_equal(client_reply_u64(fd, VHOST_USER_RESET_DEVICE), 0);
 	assert_int_equal(rig_events(r, VIRTQ_VU_QUEUE_BROKEN), 1);
 	assert_int_equal(virtq_notify_wait(other.err_fd, 1000), 1);

@@ -39,6 +39,10 @@ static enum virtq_verdict toy_start(struct virtq_model *model, struct virtq_req 
 		op->offset = 0;
 		return VIRTQ_SUBMIT;
 	}
+	if (byte == 'h') {
+		__atomic_store_n(&toy_of(model)->held, req, __ATOMIC_SEQ_CST);
+		return VIRTQ_HOLD;
+	}
 	do
 		virtq_req_write(req, &byte, 1);
 	while (virtq_req_read(req, &byte, 1) == 1);
@@ -131,6 +135,7 @@ int rig_setup(void **state)
 	const char *kind = getenv("VIRTQ_TEST_ENGINE");
 	struct virtq_engine_config engine = {
 		.kind = kind && !strcmp(kind, "sync") ? VIRTQ_ENGINE_SYNC : VIRTQ_ENGINE_AUTO,
+		.drain_ms = RIG_DRAIN_MS,
 	};
 	struct virtq_vhost_user_server_config config = { 0 };
 	struct rig *r = calloc(1, sizeof(*r));

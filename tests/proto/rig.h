@@ -35,9 +35,12 @@ struct toy {
 	uint8_t config[TOY_CONFIG_BYTES];
 	int resets;			/* __atomic */
 	int slow_fd[2];			/* pipe: requests that begin with 's' read from it */
+	struct virtq_req *held;		/* __atomic: the last that began with 'h'; never cancelled */
 };
 
 /* ---- The back end, in a thread. ---- */
+
+#define RIG_DRAIN_MS 1000u		/* what its engines give requests to end */
 
 struct rig_event {
 	enum virtq_vhost_user_event kind;

@@ -130,6 +130,90 @@ static void test_get_vring_base_drains(void **state)
 	end(r, &q);
 }
 
+/* A ring on an engine of io_uring, and a request in flight that nothing ends. */
+static int open_stuck(struct rig *r, struct queue *q, bool protocol)
+{
+	int fd;
+
+	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
+		print_message("no io_uring here: nothing can be in flight\n");
+		skip();
+	}
+	fd = open_queue(r, q, layouts[1], protocol);
+	queue_enable(q, 1);
+	queue_kick(q);
+	queue_echo(q);
+	queue_request(q, 's');
+	queue_unanswered(q, 50);
+	return fd;
+}
+
+/* The request comes back, with nothing in it. */
+static void failed_back(struct queue *q)
+{
+	struct virtq_completion done;
+	int n;
+
+	for (int ms = 0; !(n = virtq_driver_get(q->driver, &done, 1)) && ms < 2000; ms++)
+		usleep(1000);
+	assert_int_equal(n, 1);
+	assert_int_equal(done.written, 0);
+}
+
+/* VU-BE-020: what never ends is ended, so that the front end gets its answer. */
+static void test_get_vring_base_does_not_wait_for_ever(void **state)
+{
+	struct rig *r = *state;
+	char text[256];
+	struct queue q;
+	int fd = open_stuck(r, &q, true);
+
+	assert_int_equal(client_get_base(fd, 0), 0x80048004);
+	failed_back(&q);
+	rig_await(r, VIRTQ_VU_QUEUE_STOPPED, 1, text);
+	assert_non_null(strstr(text, "1 requests did not end in time"));
+	/* And the ring can go on from there. */
+	queue_set_up(&q);
+	queue_kick(&q);
+	queue_echo(&q);
+	end(r, &q);
+}
+
+/* A reset waits for nothing that is in flight, and gives nothing back. */
+static void test_reset_device_forgets_what_is_in_flight(void **state)
+{
+	struct rig *r = *state;
+	struct timespec before, after;
+	struct queue q;
+	int fd = open_stuck(r, &q, true);
+
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	assert_int_equal(client_ask(fd, VHOST_USER_RESET_DEVICE, NULL, 0), 0);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true((after.tv_sec - before.tv_sec) * 1000 +
+		    (after.tv_nsec - before.tv_nsec) / 1000000 < RIG_DRAIN_MS * 3 / 4);
+	queue_unanswered(&q, 100);
+	end(r, &q);
+}
+
+/* A client that dies leaves nothing in the next one's way. */
+static void test_client_dies_with_io_in_flight(void **state)
+{
+	struct rig *r = *state;
+	struct queue q;
+	int fd = open_stuck(r, &q, true);
+
+	close(fd);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 1, NULL);
+	failed_back(&q);	/* its guest may still be there */
+	queue_close(&q);
+	open_queue(r, &q, layouts[0], true);
+	queue_enable(&q, 1);
+	queue_kick(&q);
+	queue_echo(&q);
+	end(r, &q);
+}
+
 /* VU-BE-021, VU-BE-022, VU-BE-023, VU-FE-019: positions, as numbers, of both layouts. */
 static void test_positions(void **state)
 {
@@ -583,6 +667,9 @@ int main(void)
 		CASE(test_without_bit_30_rings_are_enabled),
 		CASE(test_acknowledging_bit_30_again_disables_nothing),
 		CASE(test_get_vring_base_drains),
+		CASE(test_get_vring_base_does_not_wait_for_ever),
+		CASE(test_reset_device_forgets_what_is_in_flight),
+		CASE(test_client_dies_with_io_in_flight),
 		CASE(test_positions),
 		CASE(test_half_a_packed_start_position),
 		CASE(test_impossible_positions_are_refused),

@@ -106,7 +106,7 @@ static void remove_under_load_drains(void **state)	/* VU-BE: a stopped ring is l
 		lane_fill(&l, 40, l.sent + 40);
 		if (round % 3)
 			usleep(round % 3 * 20);
-		l.pair.device = engine_remove_stats(l.queue, &final);
+		l.pair.device = engine_remove_stats(l.queue, false, &final);
 		l.queue = NULL;
 		assert_int_equal(virtq_device_in_flight(l.pair.device), 0);
 
@@ -422,6 +422,46 @@ static void map_changes_under_load(void **state)
 	virtq_engine_destroy(engine);
 }
 
+/* A map that cannot be taken because nothing ends: the caller hears of it. */
+static void map_change_does_not_wait_for_ever(void **state)
+{
+	struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
+		.kind = VIRTQ_ENGINE_URING, .drain_ms = 200 });
+	struct slow_model slow = { .model = { .ops = &slow_ops, .queues = 1 } };
+	struct virtq_engine_queue *queue;
+	unsigned int changes = 0;
+	int fds[2], kick = new_eventfd(), rc;
+	struct pair p;
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	slow.fd = fds[0];
+	pair_open(&p, *state, &slow.model, 4096);
+	assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &slow.model, .ring = p.device, .enabled = true,
+				.kick_fd = dup_of(kick), .call_fd = -1, .err_fd = -1 },
+				&queue), 0);
+	do {
+		struct virtq_map *map = pair_new_map(&p);
+
+		send_four_bytes(&p, 1);
+		virtq_notify_send(kick);
+		usleep(30000);	/* popped: it holds the newest map */
+		rc = virtq_engine_queue_set_map(queue, map, &p.ring);
+		virtq_map_unref(map);
+		assert_true(changes++ < 100);
+	} while (!rc);
+	assert_int_equal(rc, -EBUSY);
+	assert_true(changes > 2);
+	assert_int_equal(write(fds[1], "0123456789abcdef0123456789abcdef", changes * 4), changes * 4);
+	wait_back(&p, changes);
+	p.device = virtq_engine_remove(queue);
+	close(kick);
+	close(fds[0]);
+	close(fds[1]);
+	pair_close(&p);
+	virtq_engine_destroy(engine);
+}
+
 static const struct pair_shape split_shape = { false, true, 256 };
 static const struct pair_shape packed_shape = { true, true, 256 };
 
@@ -440,6 +480,7 @@ int main(void)
 		ON_SHAPES(remove_waits_for_what_is_in_flight),
 		ON_SHAPES(every_queue_has_a_credit),
 		ON_SHAPES(map_changes_under_load),
+		ON_SHAPES(map_change_does_not_wait_for_ever),
 	};
 
 	return cmocka_run_group_tests_name("engine life", tests, NULL, NULL) ? 1 : 0;

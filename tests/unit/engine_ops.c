@@ -1,144 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* What a model may ask of an engine: every kind of operation, links, its own memory, holding. */
-#include "lane.h"
+#include "stand.h"
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
-
-/* ---- A model that does what a test says ------------------------------------- */
-
-#define OPS_MAX 4u
-
-struct scripted {
-	struct virtq_model model;
-	/* Written by the test before, by the engine's thread while the queue is there. */
-	struct virtq_op first;
-	struct virtq_op then[OPS_MAX];	/* linked behind @first, by start() */
-	unsigned int then_count;
-	bool answer_from_spans;		/* copy what @first read into the chain */
-	struct virtq_span spans[PAIR_SEGS_MAX];
-	uint8_t memory[8192];
-	int64_t result;
-	struct virtq_op last;
-	uint64_t wr_left, rd_left;	/* as finish() found them */
-	unsigned int finished;
-};
-
-struct scripted_req {
-	struct virtq_req req;
-	struct virtq_op then[OPS_MAX];
-};
-
-static enum virtq_verdict scripted_start(struct virtq_model *model, struct virtq_req *req,
-					 struct virtq_op *op)
-{
-	struct scripted *s = (struct scripted *)(void *)model;
-	struct scripted_req *sr = (struct scripted_req *)(void *)req;
-	static const struct virtq_op zero;
-
-	if (memcmp(op, &zero, sizeof(zero)) != 0)
-		s->finished = 1000;	/* no test expects that many */
-	*op = s->first;
-	if (op->kind == VIRTQ_OP_TIMEOUT)	/* the driver says how long */
-		virtq_req_read(req, &op->bytes, sizeof(op->bytes));
-	for (unsigned int i = 0; i < s->then_count; i++) {
-		sr->then[i] = s->then[i];
-		sr->then[i].next = i + 1 < s->then_count ? &sr->then[i + 1] : NULL;
-	}
-	if (s->then_count)
-		op->next = &sr->then[0];
-	return VIRTQ_SUBMIT;
-}
-
-static enum virtq_verdict scripted_finish(struct virtq_model *model, struct virtq_req *req,
-					  struct virtq_op *op, int64_t result)
-{
-	struct scripted *s = (struct scripted *)(void *)model;
-
-	s->result = result;
-	s->last = *op;
-	s->wr_left = req->wr.bytes;
-	s->rd_left = req->rd.bytes;
-	s->finished++;
-	if (s->answer_from_spans && result > 0)
-		virtq_req_write(req, s->memory, (size_t)result);
-	return VIRTQ_DONE;
-}
-
-static const struct virtq_model_ops scripted_ops = {
-	.name = "scripted", .req_bytes = sizeof(struct scripted_req),
-	.start = scripted_start, .finish = scripted_finish,
-};
-
-/* A queue of one model on an engine of its own. */
-struct stand {
-	struct virtq_engine *engine;
-	struct virtq_engine_queue *queue;
-	struct pair pair;
-	int kick, call;
-};
-
-static void stand_open(struct stand *st, const struct setting *s, struct virtq_model *model)
-{
-	model->queues = 1;
-	model->max_segs = PAIR_SEGS_MAX;
-	st->engine = engine_of(s->kind, s->entries, 0);
-	st->kick = new_eventfd();
-	st->call = new_eventfd();
-	pair_open(&st->pair, &(struct pair_shape){ .packed = s->shape.packed, .size = 2048 },
-		  model, 8192);
-	assert_int_equal(virtq_engine_add(st->engine, &(struct virtq_engine_queue_config){
-				.model = model, .ring = st->pair.device, .enabled = true,
-				.kick_fd = dup_of(st->kick), .call_fd = dup_of(st->call),
-				.err_fd = -1 }, &st->queue), 0);
-	st->pair.device = NULL;
-}
-
-static void stand_close(struct stand *st)
-{
-	if (st->queue)
-		st->pair.device = virtq_engine_remove(st->queue);
-	virtq_engine_destroy(st->engine);
-	close(st->kick);
-	close(st->call);
-	pair_close(&st->pair);
-}
-
-static void stand_send(struct stand *st, const struct chain *c)
-{
-	chain_add(&st->pair, c, st);
-	virtq_driver_publish(st->pair.driver);
-	virtq_notify_send(st->kick);
-}
-
-/* Wait for one buffer; returns its used length. */
-static uint32_t stand_back(struct stand *st)
-{
-	struct virtq_completion done;
-
-	while (virtq_driver_get(st->pair.driver, &done, 1) != 1)
-		assert_int_equal(virtq_notify_wait(st->call, WAIT_MS), 1);
-	return done.written;
-}
-
-static uint32_t stand_do(struct stand *st, const struct chain *c)
-{
-	stand_send(st, c);
-	return stand_back(st);
-}
-
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
 
 /* ---- Operations ------------------------------------------------------------- */
 
@@ -389,165 +257,22 @@ static void what_is_short_is_tried_again(void **state)
 
 /* ---- Holding ---------------------------------------------------------------- */
 
-#define HELD_MAX 64u
-
-/* Keeps requests until a thread of its own, or the test, ends them. */
-struct holder {
-	struct virtq_model model;
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	struct virtq_req *held[HELD_MAX];
-	unsigned int count;
-	bool at_once;			/* complete within start() */
-	unsigned int again;		/* finish() holds that many times more */
-	unsigned int cancelled;		/* by the lock */
-	unsigned int finished, wrong;	/* the engine's thread */
-	int64_t result;
-	bool quit;
-};
-
-static struct holder *holder_of(struct virtq_model *model)
-{
-	return (struct holder *)(void *)model;
-}
-
-static void keep(struct holder *h, struct virtq_req *req)
-{
-	pthread_mutex_lock(&h->lock);
-	h->held[h->count++] = req;
-	pthread_cond_signal(&h->changed);
-	pthread_mutex_unlock(&h->lock);
-}
-
-static enum virtq_verdict hold_start(struct virtq_model *model, struct virtq_req *req,
-				     struct virtq_op *op)
-{
-	struct holder *h = holder_of(model);
-
-	(void)op;
-	if (h->at_once)
-		virtq_engine_complete(req, 77);
-	else
-		keep(h, req);
-	return VIRTQ_HOLD;
-}
-
-static enum virtq_verdict hold_finish(struct virtq_model *model, struct virtq_req *req,
-				      struct virtq_op *op, int64_t result)
-{
-	struct holder *h = holder_of(model);
-
-	(void)op;
-	h->result = result;
-	if (h->again) {
-		h->again--;
-		keep(h, req);
-		return VIRTQ_HOLD;
-	}
-	if (result == 77)
-		virtq_req_write(req, "ok", 2);
-	else if (result != -ECANCELED)
-		h->wrong++;
-	h->finished++;
-	return VIRTQ_DONE;
-}
-
-static void hold_cancel(struct virtq_model *model, struct virtq_req *req)
-{
-	struct holder *h = holder_of(model);
-	bool mine = false;
-
-	pthread_mutex_lock(&h->lock);
-	for (unsigned int i = 0; i < h->count && !mine; i++) {
-		mine = h->held[i] == req;
-		if (mine)
-			h->held[i] = h->held[--h->count];
-	}
-	h->cancelled += mine;
-	pthread_mutex_unlock(&h->lock);
-	if (mine)
-		virtq_engine_complete(req, -ECANCELED);
-}
-
-static const struct virtq_model_ops hold_ops = {
-	.name = "hold", .req_bytes = sizeof(struct virtq_req), .start = hold_start,
-	.finish = hold_finish, .cancel = hold_cancel,
-};
-
-static void holder_init(struct holder *h)
-{
-	memset(h, 0, sizeof(*h));
-	h->model.ops = &hold_ops;
-	pthread_mutex_init(&h->lock, NULL);
-	pthread_cond_init(&h->changed, NULL);
-}
-
-/* Take one that is held; NULL to end. */
-static struct virtq_req *holder_take(struct holder *h)
-{
-	struct virtq_req *req = NULL;
-
-	pthread_mutex_lock(&h->lock);
-	while (!h->count && !h->quit)
-		pthread_cond_wait(&h->changed, &h->lock);
-	if (h->count)
-		req = h->held[--h->count];
-	pthread_mutex_unlock(&h->lock);
-	return req;
-}
-
-static void *holder_thread(void *arg)
-{
-	struct virtq_req *req;
-
-	while ((req = holder_take(arg)))
-		virtq_engine_complete(req, 77);
-	return NULL;
-}
-
-static void holder_start(struct holder *h, pthread_t threads[2])
-{
-	for (unsigned int i = 0; i < 2; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, holder_thread, h), 0);
-}
-
-static void holder_stop(struct holder *h, pthread_t threads[2])
-{
-	pthread_mutex_lock(&h->lock);
-	h->quit = true;
-	pthread_cond_broadcast(&h->changed);
-	pthread_mutex_unlock(&h->lock);
-	for (unsigned int i = 0; i < 2; i++)
-		pthread_join(threads[i], NULL);
-}
-
-static void send_holds(struct stand *st, unsigned int n)
-{
-	for (unsigned int i = 0; i < n; i++) {
-		struct chain c = { .readable = 0 };
-
-		chain_writable(&c, i * 16, 2);
-		stand_send(st, &c);
-	}
-}
-
 /* Two threads of the model end what a third, the engine, hands them. */
 static void held_requests_end_from_other_threads(void **state)
 {
 	struct holder h;
 	struct stand st;
-	pthread_t threads[2];
 
 	holder_init(&h);
-	holder_start(&h, threads);
+	holder_start(&h);
 	stand_open(&st, *state, &h.model);
 	for (unsigned int round = 0; round < 300; round++) {
-		send_holds(&st, 16);
+		stand_send_holds(&st, 16);
 		for (unsigned int i = 0; i < 16; i++)
 			assert_int_equal(stand_back(&st), 2);
 	}
 	stand_close(&st);
-	holder_stop(&h, threads);
+	holder_stop(&h);
 	assert_int_equal(h.finished, 300 * 16);
 	assert_int_equal(h.wrong, 0);
 }
@@ -561,7 +286,7 @@ static void a_hold_may_end_before_it_began(void **state)
 	holder_init(&h);
 	h.at_once = true;
 	stand_open(&st, *state, &h.model);
-	send_holds(&st, 64);
+	stand_send_holds(&st, 64);
 	for (unsigned int i = 0; i < 64; i++)
 		assert_int_equal(stand_back(&st), 2);
 	virtq_engine_queue_stats(st.queue, &stats);
@@ -579,7 +304,7 @@ static void finish_may_hold_again(void **state)
 	holder_init(&h);
 	h.again = 3;
 	stand_open(&st, *state, &h.model);
-	send_holds(&st, 1);
+	stand_send_holds(&st, 1);
 	for (int i = 0; i < 3; i++)
 		virtq_engine_complete(holder_take(&h), i);
 	assert_int_equal(virtq_notify_wait(st.call, 20), 0);
@@ -588,14 +313,6 @@ static void finish_may_hold_again(void **state)
 	assert_int_equal(stand_back(&st), 2);
 	stand_close(&st);
 	assert_int_equal(h.finished, 1);
-}
-
-static void wait_held(struct holder *h, unsigned int n)
-{
-	pthread_mutex_lock(&h->lock);
-	while (h->count < n)
-		pthread_cond_wait(&h->changed, &h->lock);
-	pthread_mutex_unlock(&h->lock);
 }
 
 /* What the model holds when its queue is taken away ends, too, and so does what it holds then. */
@@ -607,8 +324,8 @@ static void removal_cancels_what_is_held(void **state)
 	holder_init(&h);
 	h.again = 5;
 	stand_open(&st, *state, &h.model);
-	send_holds(&st, 20);
-	wait_held(&h, 20);
+	stand_send_holds(&st, 20);
+	holder_wait(&h, 20);
 	stand_close(&st);
 	assert_int_equal(h.cancelled, 25);	/* five of them twice */
 	assert_int_equal(h.finished, 20);
@@ -621,15 +338,14 @@ static void cancel_may_be_late(void **state)
 	for (unsigned int round = 0; round < 50; round++) {
 		struct holder h;
 		struct stand st;
-		pthread_t threads[2];
-
+	
 		holder_init(&h);
 		stand_open(&st, *state, &h.model);
-		send_holds(&st, 32);
-		wait_held(&h, 32);
-		holder_start(&h, threads);
+		stand_send_holds(&st, 32);
+		holder_wait(&h, 32);
+		holder_start(&h);
 		stand_close(&st);
-		holder_stop(&h, threads);
+		holder_stop(&h);
 		assert_int_equal(h.finished, 32);
 		assert_int_equal(h.wrong, 0);
 	}

@@ -228,23 +228,26 @@ void lane_run(struct lane *l, unsigned int depth, uint64_t count)
 
 /* ---- Engines --------------------------------------------------------------- */
 
-struct virtq_engine *engine_of(enum virtq_engine_kind kind, uint32_t entries,
-				      uint32_t spin_us)
+struct virtq_engine *engine_with(const struct virtq_engine_config *config)
 {
 	struct virtq_engine *engine = NULL;
 	struct virtq_error err = { 0 };
-	int rc = virtq_engine_create(&engine, &(struct virtq_engine_config){
-					.kind = kind, .entries = entries, .spin_us = spin_us },
-				     &err);
+	int rc = virtq_engine_create(&engine, config, &err);
 
-	if (rc == -ENOSYS && kind == VIRTQ_ENGINE_URING) {
+	if (rc == -ENOSYS && config->kind == VIRTQ_ENGINE_URING) {
 		print_message("skipped: %s\n", err.text);
 		skip();
 	}
 	if (rc)
 		fail_msg("engine: %s", err.text);
-	assert_int_equal(virtq_engine_kind(engine), kind);
+	assert_int_equal(virtq_engine_kind(engine), config->kind);
 	return engine;
+}
+
+struct virtq_engine *engine_of(enum virtq_engine_kind kind, uint32_t entries, uint32_t spin_us)
+{
+	return engine_with(&(struct virtq_engine_config){ .kind = kind, .entries = entries,
+							  .spin_us = spin_us });
 }
 
 static double cpu_seconds(void)
