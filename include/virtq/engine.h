@@ -6,6 +6,9 @@
  * An engine is one thread that serves any number of queues of any number of
  * devices. Other threads speak to it by message only; every call below that
  * takes a queue posts one and waits until the engine has acted on it.
+ *
+ * The thread is the engine's own, or the caller's: a program with an event loop
+ * waits there for virtq_engine_fd() and calls virtq_engine_step().
  */
 #ifndef VIRTQ_ENGINE_H
 #define VIRTQ_ENGINE_H
@@ -34,6 +37,8 @@ enum virtq_engine_kind {
  * @drain_ms: how long requests in flight may take to end by themselves when their
  *           queue is paused or removed, milliseconds; then they are cancelled.
  *           0 for 5000
+ * @stepped: not 0: no thread is started, the caller turns it; see
+ *           virtq_engine_step()
  *
  * Since: 0.1
  */
@@ -42,6 +47,7 @@ struct virtq_engine_config {
 	uint32_t entries;
 	uint32_t spin_us;
 	uint32_t drain_ms;
+	int stepped;
 };
 
 /**
@@ -60,6 +66,27 @@ VIRTQ_API int virtq_engine_create(struct virtq_engine **out,
 
 /** virtq_engine_destroy - stop the thread and free it; its queues must be removed. NULL is fine. */
 VIRTQ_API void virtq_engine_destroy(struct virtq_engine *engine);
+
+/**
+ * virtq_engine_step - turn a stepped engine: do what can be done without sleeping
+ * @engine: made with stepped set
+ *
+ * What is to be done next, as a timeout for poll() or epoll_wait() on
+ * virtq_engine_fd(): call it before the first wait and after each. Queues without
+ * a kick fd, and spin_us, keep it from ever being other than 0.
+ *
+ * The engine is the thread's that made it: only that one may step or destroy it.
+ * The calls about queues may come from there, between steps, and turn the engine
+ * while they wait; or from others, which wait until it is stepped.
+ *
+ * Return: 0: call it again at once; -1: when the fd is readable; more than 0: or
+ *	after so many milliseconds; or -EINVAL for an engine with a thread of its
+ *	own. Does not block. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_step(struct virtq_engine *engine);
+
+/** virtq_engine_fd - what to wait for, POLLIN, between steps; -EINVAL if it is not stepped. */
+VIRTQ_API int virtq_engine_fd(const struct virtq_engine *engine);
 
 /** virtq_engine_kind - what AUTO became. */
 VIRTQ_API enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine);

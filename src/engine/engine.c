@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,6 +23,8 @@
 #define ENTRIES_MAX 4096u
 #define DRAIN_MS_DEFAULT 5000u
 
+static bool turn_once(struct virtq_engine *e, bool sleep);
+
 /* ---- The box ------------------------------------------------------------- */
 
 void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result)
@@ -32,11 +35,18 @@ void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result)
 	/* The message is on the stack of a thread that may return from now on. */
 	pthread_cond_broadcast(&e->answered);
 	pthread_mutex_unlock(&e->lock);
+	/* Who turns the engine while waiting for this must not sleep any more. */
+	e->turn_first |= e->config.stepped != 0;
+}
+
+static bool on_own_thread(const struct virtq_engine *e)
+{
+	return pthread_equal(pthread_self(), e->thread);
 }
 
 void engine_send(struct virtq_engine *e, struct engine_msg *msg)
 {
-	VIRTQ_ASSERT(!pthread_equal(pthread_self(), e->thread));
+	VIRTQ_ASSERT(!on_own_thread(e) || (e->config.stepped && !e->turning));
 	msg->next = NULL;
 	msg->answered = false;
 	pthread_mutex_lock(&e->lock);
@@ -49,6 +59,9 @@ void engine_send(struct virtq_engine *e, struct engine_msg *msg)
 
 int engine_await(struct virtq_engine *e, struct engine_msg *msg)
 {
+	/* Nobody else would act on it. */
+	while (e->config.stepped && on_own_thread(e) && !msg->answered)
+		turn_once(e, true);
 	pthread_mutex_lock(&e->lock);
 	while (!msg->answered)
 		pthread_cond_wait(&e->answered, &e->lock);
@@ -187,38 +200,60 @@ static void count_sleep(struct virtq_engine *e)
 	}
 }
 
-static void loop(struct virtq_engine *e)
+/* Shall the rings be looked at for a while before sleeping? */
+static bool spins(const struct virtq_engine *e)
 {
-	uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000, last_work_ns = 0;
+	uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000;
 
-	for (;;) {
-		bool worked, more;
+	return spin_ns && engine_now_ns() - e->last_work_ns < spin_ns;
+}
 
-		if (UNLIKELY(timers_any(e)))
-			timers_run(e);	/* may be what a deferred message waits for */
-		read_box(e);
-		if (e->quit)
-			break;
-		worked = finish_completed(e);
-		more = serve_queues(e, &worked);
-		/* The sync engine has completions already; a new map may have waited for some. */
-		more |= e->completed != NULL || (worked && e->deferred);
+/*
+ * Do what there is to do, then sleep if that is allowed. Returns true if it slept,
+ * or could have; false if there may be more to do at once.
+ */
+static bool turn_round(struct virtq_engine *e, bool sleep)
+{
+	bool worked, more;
 
-		if (worked && spin_ns)
-			last_work_ns = engine_now_ns();
-		if (more || e->turn_first) {
-			e->turn_first = false;
-			e->io->turn(e, false);
-		} else if (must_poll(e) ||
-			   (spin_ns && engine_now_ns() - last_work_ns < spin_ns)) {
-			if (!worked)
-				relax(e);
-			e->io->turn(e, false);
-		} else if (arm_queues(e)) {
-			count_sleep(e);
-			e->io->turn(e, true);
-		}
+	if (UNLIKELY(timers_any(e)))
+		timers_run(e);		/* may be what a deferred message waits for */
+	read_box(e);
+	if (e->quit)
+		return true;
+	worked = finish_completed(e);
+	more = serve_queues(e, &worked);
+	/* The sync engine has completions already; a new map may have waited for some. */
+	more |= e->completed != NULL || (worked && e->deferred);
+
+	if (worked && e->config.spin_us)
+		e->last_work_ns = engine_now_ns();
+	if (more || e->turn_first) {
+		e->turn_first = false;
+		e->io->turn(e, TURN_ON);
+		return false;
 	}
+	if (must_poll(e) || spins(e)) {
+		if (!worked && sleep)
+			relax(e);
+		e->io->turn(e, TURN_ON);
+		return false;
+	}
+	if (!arm_queues(e))
+		return false;
+	count_sleep(e);
+	return !e->io->turn(e, sleep ? TURN_SLEEP : TURN_LOOK) && !e->turn_first;
+}
+
+static bool turn_once(struct virtq_engine *e, bool sleep)
+{
+	bool quiet;
+
+	VIRTQ_ASSERT(!e->turning);
+	e->turning = true;
+	quiet = turn_round(e, sleep);
+	e->turning = false;
+	return quiet;
 }
 
 /* ---- The thread ---------------------------------------------------------- */
@@ -252,7 +287,8 @@ static void *engine_thread(void *arg)
 	pthread_mutex_unlock(&e->lock);
 	if (rc)
 		return NULL;
-	loop(e);
+	while (!e->quit)
+		turn_once(e, true);
 	VIRTQ_ASSERT(!e->queues);
 	e->io->close(e);
 	return NULL;
@@ -337,7 +373,14 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 	}
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->answered, NULL);
-	rc = start_thread(e, err);
+	if (config->stepped) {
+		e->thread = pthread_self();
+		rc = open_io(e);
+		if (rc && err)
+			*err = e->start_error;
+	} else {
+		rc = start_thread(e, err);
+	}
 	if (rc) {
 		free_engine(e);
 		return rc;
@@ -352,9 +395,33 @@ void virtq_engine_destroy(struct virtq_engine *engine)
 
 	if (!engine)
 		return;
-	engine_post(engine, &msg);
-	pthread_join(engine->thread, NULL);
+	if (engine->config.stepped) {
+		VIRTQ_ASSERT(on_own_thread(engine) && !engine->queues);
+		engine->io->close(engine);
+	} else {
+		engine_post(engine, &msg);
+		pthread_join(engine->thread, NULL);
+	}
 	free_engine(engine);
+}
+
+int virtq_engine_fd(const struct virtq_engine *engine)
+{
+	return engine->config.stepped ? engine->io->fd(engine) : -EINVAL;
+}
+
+int virtq_engine_step(struct virtq_engine *engine)
+{
+	uint64_t left_ns;
+
+	if (!engine->config.stepped)
+		return -EINVAL;
+	if (!turn_once(engine, false))
+		return 0;
+	if (!timers_left_ns(engine, &left_ns))
+		return -1;
+	left_ns = (left_ns + 999999) / 1000000;
+	return left_ns < INT_MAX ? (int)left_ns : INT_MAX;
 }
 
 enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine)

@@ -146,13 +146,19 @@ struct engine_msg {
 	bool answered;			/* under virtq_engine.lock */
 };
 
+enum engine_turn {
+	TURN_ON,	/* do not look where nothing is expected */
+	TURN_LOOK,	/* look everywhere, but do not sleep */
+	TURN_SLEEP,	/* until something has happened or a timer is due */
+};
+
 /* How operations are performed, kicks awaited and calls signalled. */
 struct engine_io {
 	enum virtq_engine_kind kind;
 	int (*open)(struct virtq_engine *e, struct virtq_error *err);
 	void (*close)(struct virtq_engine *e);
-	/* Make room for that many queues and request slots in all. 0 or -ENOMEM. */
-	int (*grow)(struct virtq_engine *e, uint32_t queues, uint32_t slots);
+	/* Readable when there is something for turn(). */
+	int (*fd)(const struct virtq_engine *e);
 	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
 	void (*perform)(struct virtq_engine *e, struct engine_slot *slot);
 	/* Have the kernel give up all operations of the queue that it still can. */
@@ -170,11 +176,8 @@ struct engine_io {
 	/* End everything that involves one fd of the queue; it is closed next. */
 	void (*release)(struct virtq_engine *e, struct virtq_engine_queue *q,
 			enum virtq_engine_fd which);
-	/*
-	 * Hand over what is staged and see what has happened; with @wait sleep
-	 * until then, or until a timer is due.
-	 */
-	void (*turn)(struct virtq_engine *e, bool wait);
+	/* Hand over what is staged and see what has happened. Returns true if anything has. */
+	bool (*turn)(struct virtq_engine *e, enum engine_turn how);
 };
 
 struct uring;
@@ -187,14 +190,13 @@ struct virtq_engine {
 		struct sync_io *sync;
 	};
 	struct virtq_engine_config config;	/* constant */
-	pthread_t thread;			/* constant */
+	pthread_t thread;		/* the engine's: of its own, or the caller's; constant */
 	int wake_fd;			/* constant; written by others */
 
 	struct virtq_engine_queue *queues;
 	struct virtq_engine_queue **table;	/* by index; NULL where free */
 	uint32_t table_size;
 	uint32_t promised;		/* entries kept free for queues that will arrive */
-	uint32_t slots;			/* request slots of all queues */
 	uint32_t credits;		/* operations that may be performed at once */
 	uint32_t reserve;		/* of these each queue has for itself, */
 	uint32_t shared;		/* and this is for whoever has more to do: */
@@ -207,6 +209,8 @@ struct virtq_engine {
 	uint64_t guard_epoch;		/* when queue_check_memory() was last called */
 	bool turn_first;		/* something is under way or was seen: turn before arming */
 	bool quit;
+	bool turning;			/* within a round: models must not call the engine */
+	uint64_t last_work_ns;
 
 	/* The box. Owner: whoever holds the lock; @mail through shm_flag_*(). */
 	pthread_mutex_t lock;

@@ -28,11 +28,6 @@
 
 /* ---- On the engine's thread: coming -------------------------------------- */
 
-static uint32_t size_of(const struct virtq_engine_queue *q)
-{
-	return virtq_device_ring(q->ring)->size;
-}
-
 static uint32_t free_entries(const struct virtq_engine *e)
 {
 	uint32_t n = 0;
@@ -43,7 +38,7 @@ static uint32_t free_entries(const struct virtq_engine *e)
 }
 
 /* See to it that enter() cannot fail once more than was promised already. */
-static int make_room(struct virtq_engine *e, const struct virtq_engine_queue *q)
+static int make_room(struct virtq_engine *e)
 {
 	if (free_entries(e) <= e->promised) {
 		uint32_t size = e->table_size ? 2 * e->table_size : 8;
@@ -58,9 +53,6 @@ static int make_room(struct virtq_engine *e, const struct virtq_engine_queue *q)
 		e->table = table;
 		e->table_size = size;
 	}
-	if (e->io->grow(e, e->table_size, e->slots + size_of(q)))
-		return -ENOMEM;
-	e->slots += size_of(q);
 	return 0;
 }
 
@@ -79,16 +71,16 @@ static void enter(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
-	int rc = make_room(e, q);
+	int rc = make_room(e);
 
 	if (!rc)
 		enter(e, q);
 	return rc;
 }
 
-static int promise_room(struct virtq_engine *e, struct virtq_engine_queue *q)
+static int promise_room(struct virtq_engine *e)
 {
-	int rc = make_room(e, q);
+	int rc = make_room(e);
 
 	if (!rc)
 		e->promised++;
@@ -118,7 +110,6 @@ static void unlink_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 		link = &(*link)->next;
 	*link = q->next;
 	e->table[q->index] = NULL;
-	e->slots -= size_of(q);
 	queues_share_credits(e);
 }
 
@@ -249,7 +240,7 @@ void life_act(struct virtq_engine *e, struct engine_msg *msg)
 		rc = add_queue(e, q);
 		break;
 	case MSG_PROMISE:
-		rc = promise_room(e, q);
+		rc = promise_room(e);
 		break;
 	case MSG_ARRIVE:
 		arrive(e, q);

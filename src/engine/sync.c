@@ -1,71 +1,114 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Operations one at a time through preadv, pwritev and fdatasync, kicks through
- * poll: for kernels that refuse io_uring, and as the simple case to compare
- * the other with.
+ * Operations one at a time through preadv, pwritev, fdatasync and fallocate;
+ * kicks, and what is waited for, through epoll: for kernels that refuse io_uring,
+ * and as the simple case to compare the other with.
  */
 #include "engine/engine.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
 
 #include "base/error.h"
+#include "ring/device.h"
 
 #define SPANS_MAX 1024u		/* the kernel's UIO_MAXIOV */
+#define EVENTS_MAX 64
 
 struct sync_io {
-	struct pollfd *fds;	/* the wake-up fd, then one per queue, then those of POLL */
-	struct virtq_engine_queue **queues;	/* whose they are */
-	struct engine_slot *waiting;		/* POLL operations, in the order of their fds */
-	uint32_t room;
+	int epoll;
+	uint32_t polls;		/* POLL operations under way */
 };
 
-static int sync_grow(struct virtq_engine *e, uint32_t queues, uint32_t slots)
+/* What an event is about: the low bit says a slot, otherwise a queue; 0 is the wake-up fd. */
+static int watch_fd(struct virtq_engine *e, int fd, uint32_t events, uintptr_t what)
 {
-	struct sync_io *s = e->sync;
-	uint32_t room = 1 + queues + slots;
-	struct pollfd *fds;
-	struct virtq_engine_queue **owners;
+	struct epoll_event event = { .events = events, .data.u64 = what };
 
-	if (room <= s->room)
-		return 0;
-	fds = realloc(s->fds, room * sizeof(*fds));
-	if (!fds)
-		return -ENOMEM;
-	s->fds = fds;
-	owners = realloc(s->queues, room * sizeof(*owners));
-	if (!owners)
-		return -ENOMEM;
-	s->queues = owners;
-	s->room = room;
-	return 0;
+	return epoll_ctl(e->sync->epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
 static void sync_close(struct virtq_engine *e)
 {
-	free(e->sync->fds);
-	free(e->sync->queues);
+	if (e->sync->epoll >= 0)
+		close(e->sync->epoll);
 	free(e->sync);
 }
 
 static int sync_open(struct virtq_engine *e, struct virtq_error *err)
 {
+	int rc;
+
 	e->sync = calloc(1, sizeof(*e->sync));
 	if (!e->sync)
 		return error_set(err, -ENOMEM, "no memory for an engine");
-	if (sync_grow(e, 0, 0)) {
+	e->sync->epoll = epoll_create1(EPOLL_CLOEXEC);
+	rc = e->sync->epoll < 0 ? -errno : watch_fd(e, e->wake_fd, EPOLLIN, 0);
+	if (rc) {
 		sync_close(e);
-		return error_set(err, -ENOMEM, "no memory for an engine");
+		return error_set_errno(err, rc, "cannot wait for events");
 	}
 	return 0;
 }
+
+static int sync_fd(const struct virtq_engine *e)
+{
+	return e->sync->epoll;
+}
+
+/* ---- POLL --------------------------------------------------------------- */
+
+/* slot->generation is the fd it waits on, plus one. */
+static void end_poll(struct virtq_engine *e, struct engine_slot *slot, int64_t result)
+{
+	int fd = (int)slot->generation - 1;
+
+	/* Closing it is not enough: the file it is a copy of stays open. */
+	epoll_ctl(e->sync->epoll, EPOLL_CTL_DEL, fd, NULL);
+	close(fd);
+	slot->generation = 0;
+	e->sync->polls--;
+	engine_completed(e, slot, result);
+}
+
+static void begin_poll(struct virtq_engine *e, struct engine_slot *slot)
+{
+	const struct virtq_op *op = &slot->op;
+	/* A copy: the same file may be waited for by several, or be somebody's kick. */
+	int fd = fcntl(op->fd, F_DUPFD_CLOEXEC, 0);
+	int rc;
+
+	if (fd < 0) {
+		engine_completed(e, slot, -errno);
+		return;
+	}
+	slot->generation = (uint32_t)fd + 1;
+	e->sync->polls++;
+	rc = watch_fd(e, fd, op->flags, (uintptr_t)slot | 1);
+	if (rc == -EPERM)	/* a regular file: always ready */
+		rc = (int)(op->flags & (POLLIN | POLLOUT));
+	if (rc)
+		end_poll(e, slot, rc);
+}
+
+static void sync_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	uint32_t size = virtq_device_ring(q->ring)->size;
+
+	for (uint32_t i = 0; i < size; i++)
+		if (q->slots[i].generation)
+			end_poll(e, &q->slots[i], -ECANCELED);
+}
+
+/* ---- Operations --------------------------------------------------------- */
 
 static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 {
@@ -95,8 +138,7 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 		result = fallocate(op->fd, (int)op->flags, (off_t)op->offset, (off_t)op->bytes);
 		break;
 	case VIRTQ_OP_POLL:
-		slot->next = e->sync->waiting;
-		e->sync->waiting = slot;
+		begin_poll(e, slot);
 		return;
 	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
 		break;
@@ -104,19 +146,7 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 	engine_completed(e, slot, result < 0 ? -errno : result);
 }
 
-static void sync_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
-{
-	struct engine_slot **link = &e->sync->waiting, *slot;
-
-	while ((slot = *link)) {
-		if (slot->queue != q) {
-			link = &slot->next;
-			continue;
-		}
-		*link = slot->next;
-		engine_completed(e, slot, -ECANCELED);
-	}
-}
+/* ---- Kicks and calls ---------------------------------------------------- */
 
 static void sync_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 			enum virtq_engine_fd which)
@@ -150,88 +180,84 @@ static void sync_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
 		return;
 }
 
+/* aux[AUX_POLL].generation says that the kick fd is in the epoll. */
+static void unwatch(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	if (!q->aux[AUX_POLL].generation)
+		return;
+	epoll_ctl(e->sync->epoll, EPOLL_CTL_DEL, q->fds[VIRTQ_FD_KICK], NULL);
+	q->aux[AUX_POLL].generation = 0;
+}
+
 static void sync_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
-	(void)e;
-	(void)q;
+	if (UNLIKELY(q->kick_dead)) {
+		unwatch(e, q);
+		return;
+	}
+	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0)
+		return;
+	if (watch_fd(e, q->fds[VIRTQ_FD_KICK], EPOLLIN | EPOLLRDHUP, (uintptr_t)q) == 0)
+		q->aux[AUX_POLL].generation = 1;
 }
 
 static void sync_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			 enum virtq_engine_fd which)
 {
-	(void)e;
-	(void)q;
-	(void)which;
+	if (which == VIRTQ_FD_KICK)
+		unwatch(e, q);
 }
 
-/* Sleep until something happens or a timer is due; without @wait only look. */
-static bool poll_all(struct virtq_engine *e, nfds_t n, bool wait)
+/* ---- A turn ------------------------------------------------------------- */
+
+static int timeout_ms(const struct virtq_engine *e, enum engine_turn how)
 {
-	struct timespec time = { 0, 0 };
-	bool limited = !wait;
 	uint64_t left_ns;
 
-	if (wait && timers_left_ns(e, &left_ns)) {
-		time.tv_sec = (time_t)(left_ns / 1000000000u);
-		time.tv_nsec = (long)(left_ns % 1000000000u);
-		limited = true;
-	}
-	return ppoll(e->sync->fds, n, limited ? &time : NULL, NULL) > 0;
+	if (how != TURN_SLEEP)
+		return 0;
+	if (!timers_left_ns(e, &left_ns))
+		return -1;
+	left_ns = (left_ns + 999999) / 1000000;	/* not before it is due */
+	return left_ns < INT_MAX ? (int)left_ns : INT_MAX;
 }
 
-/* Complete the POLL operations whose fds, from @fd on, have something to say. */
-static void end_waiting(struct virtq_engine *e, const struct pollfd *fd)
+static void happened(struct virtq_engine *e, const struct epoll_event *event)
 {
-	struct engine_slot **link = &e->sync->waiting, *slot;
+	uintptr_t what = (uintptr_t)event->data.u64;
+	uint32_t got = event->events;
 
-	for (; (slot = *link); fd++) {
-		if (!fd->revents) {
-			link = &slot->next;
-			continue;
-		}
-		*link = slot->next;
-		engine_completed(e, slot, fd->revents & POLLNVAL ? -EBADF : fd->revents);
+	if (!what) {
+		virtq_notify_clear(e->wake_fd);
+		return;
 	}
+	if (what & 1) {
+		end_poll(e, (struct engine_slot *)(what - 1), got);
+		return;
+	}
+	engine_kicked((struct virtq_engine_queue *)what, got & EPOLLIN,
+		      got & (EPOLLHUP | EPOLLRDHUP) || (got & EPOLLERR && !(got & EPOLLIN)));
 }
 
-static void sync_turn(struct virtq_engine *e, bool wait)
+static bool sync_turn(struct virtq_engine *e, enum engine_turn how)
 {
-	struct sync_io *s = e->sync;
-	nfds_t n = 1, kicks;
+	struct epoll_event events[EVENTS_MAX];
+	int n;
 
 	/* Messages are seen by their flag, chains in their rings; POLL is seen here. */
-	if (!wait && !s->waiting)
-		return;
-	s->fds[0] = (struct pollfd){ e->wake_fd, POLLIN, 0 };
-	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
-		if (q->fds[VIRTQ_FD_KICK] < 0 || q->kick_dead)
-			continue;
-		s->queues[n] = q;
-		s->fds[n++] = (struct pollfd){ q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP, 0 };
-	}
-	kicks = n;
-	for (struct engine_slot *slot = s->waiting; slot; slot = slot->next)
-		s->fds[n++] = (struct pollfd){ slot->op.fd, (short)slot->op.flags, 0 };
-	if (!poll_all(e, n, wait))
-		return;
-	if (s->fds[0].revents)
-		virtq_notify_clear(e->wake_fd);
-	for (nfds_t i = 1; i < kicks; i++) {
-		short got = s->fds[i].revents;
-
-		if (got)
-			engine_kicked(s->queues[i], got & POLLIN,
-				      got & (POLLHUP | POLLRDHUP | POLLNVAL) ||
-				      (got & POLLERR && !(got & POLLIN)));
-	}
-	end_waiting(e, &s->fds[kicks]);
+	if (how == TURN_ON && !e->sync->polls)
+		return false;
+	n = epoll_wait(e->sync->epoll, events, EVENTS_MAX, timeout_ms(e, how));
+	for (int i = 0; i < n; i++)
+		happened(e, &events[i]);
+	return n > 0;
 }
 
 const struct engine_io sync_io = {
 	.kind = VIRTQ_ENGINE_SYNC,
 	.open = sync_open,
 	.close = sync_close,
-	.grow = sync_grow,
+	.fd = sync_fd,
 	.perform = sync_perform,
 	.cancel = sync_cancel,
 	.signal = sync_signal,

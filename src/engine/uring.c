@@ -381,10 +381,10 @@ static bool submit_and_wait(struct virtq_engine *e)
 	return timers_left_ns(e, &left_ns) && !left_ns;
 }
 
-static void uring_turn(struct virtq_engine *e, bool wait)
+static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 {
 	struct uring *u = e->uring;
-	bool due;
+	bool due, news;
 
 	if (UNLIKELY(!u->waking)) {
 		struct io_uring_sqe *sqe = get_sqe(e);
@@ -393,16 +393,17 @@ static void uring_turn(struct virtq_engine *e, bool wait)
 		io_uring_sqe_set_data64(sqe, cookie(COOKIE_WAKE, 0, 0, 0));
 		u->waking = true;
 	}
-	if (!wait || e->turn_first) {
+	if (how != TURN_SLEEP || e->turn_first) {
 		if (io_uring_sq_ready(&u->ring))
 			io_uring_submit_and_get_events(&u->ring);
-		reap(e);
-		return;
+		return reap(e);
 	}
 	/* A call that went out is no reason to wake up. */
-	do
+	do {
 		due = submit_and_wait(e);
-	while (!reap(e) && !due);
+		news = reap(e);
+	} while (!news && !due);
+	return news;
 }
 
 /* ---- Life --------------------------------------------------------------- */
@@ -433,17 +434,28 @@ static bool has_operations(struct io_uring *ring)
 	return all;
 }
 
+static void uring_close(struct virtq_engine *e)
+{
+	io_uring_queue_exit(&e->uring->ring);
+	free(e->uring);
+}
+
 static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 {
 	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
 				      IORING_FEAT_EXT_ARG;
 	struct uring *u = calloc(1, sizeof(*u));
 	struct io_uring_params params;
+	/*
+	 * Not DEFER_TASKRUN for a thread that sleeps in its own poll(): what waits
+	 * for it to come and fetch it does not always wake it there.
+	 */
+	size_t first = e->config.stepped ? 1 : 0;
 	int rc = -EINVAL, flags;
 
 	if (!u)
 		return error_set(err, -ENOMEM, "no memory for an io_uring");
-	for (size_t i = 0; rc == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]); i++) {
+	for (size_t i = first; rc == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]); i++) {
 		/*
 		 * One completion for every operation, and a handful for every
 		 * queue. Should there be thousands of queues the kernel keeps
@@ -477,25 +489,16 @@ static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 	return 0;
 }
 
-static void uring_close(struct virtq_engine *e)
+static int uring_fd(const struct virtq_engine *e)
 {
-	io_uring_queue_exit(&e->uring->ring);
-	free(e->uring);
-}
-
-static int uring_grow(struct virtq_engine *e, uint32_t queues, uint32_t slots)
-{
-	(void)e;
-	(void)queues;
-	(void)slots;
-	return 0;
+	return e->uring->ring.ring_fd;
 }
 
 const struct engine_io uring_io = {
 	.kind = VIRTQ_ENGINE_URING,
 	.open = uring_open,
 	.close = uring_close,
-	.grow = uring_grow,
+	.fd = uring_fd,
 	.perform = uring_perform,
 	.cancel = uring_cancel,
 	.signal = uring_signal,

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/* An engine without a thread, turned by the test's own loop. */
+#include "stand.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+static struct virtq_engine *engine_stepped(enum virtq_engine_kind kind, uint32_t spin_us)
+{
+	return engine_with(&(struct virtq_engine_config){ .kind = kind, .stepped = true,
+							  .drain_ms = 300, .spin_us = spin_us });
+}
+
+/* One round of a caller's loop. Returns false if nothing happened for @ms. */
+static bool loop_once(struct virtq_engine *engine, int ms)
+{
+	int wait = virtq_engine_step(engine);
+	struct pollfd p = { virtq_engine_fd(engine), POLLIN, 0 };
+
+	assert_true(wait >= -1);
+	if (wait < 0 || wait > ms)
+		wait = ms;
+	return poll(&p, 1, wait) > 0 || wait < ms;
+}
+
+static void step_until_back(struct virtq_engine *engine, struct lane *l, uint64_t total)
+{
+	for (;;) {
+		struct pollfd p = { virtq_engine_fd(engine), POLLIN, 0 };
+		int wait = virtq_engine_step(engine);
+
+		lane_reap(l);
+		if (l->done == total)
+			return;
+		if (wait)
+			assert_int_equal(poll(&p, 1, WAIT_MS), 1);
+	}
+}
+
+static void only_stepped_engines_are_stepped(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+
+	assert_int_equal(virtq_engine_step(engine), -EINVAL);
+	assert_int_equal(virtq_engine_fd(engine), -EINVAL);
+	virtq_engine_destroy(engine);
+}
+
+/* Driver and device in one thread, one loop. */
+static void one_thread_does_both_ends(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, s->spin_us);
+	struct virtq_engine_stats stats;
+	struct disk disk;
+	struct lane l;
+
+	disk_open(&disk, false, 1);
+	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), -1);
+	for (unsigned int round = 0; round < 200; round++) {
+		lane_fill(&l, s->depth, l.sent + s->depth);
+		step_until_back(engine, &l, l.sent);
+	}
+	virtq_engine_queue_stats(l.queue, &stats);
+	assert_int_equal(stats.requests, l.done);
+	assert_true(stats.kicks > 0 || s->spin_us);
+	lane_close(&l);
+	virtq_engine_destroy(engine);
+	disk_close(&disk);
+}
+
+static void nothing_to_do_is_nothing_to_wake_for(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0);
+	struct disk disk;
+	struct lane l;
+	unsigned int steps = 0;
+
+	disk_open(&disk, false, 1);
+	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), -1);
+	lane_fill(&l, 4, 4);
+	step_until_back(engine, &l, 4);
+	while (loop_once(engine, 100))
+		assert_true(++steps < 20);
+	assert_int_equal(virtq_engine_step(engine), -1);
+	/* A kick makes the fd readable, not earlier. */
+	assert_int_equal(poll(&(struct pollfd){ virtq_engine_fd(engine), POLLIN, 0 }, 1, 20), 0);
+	lane_fill(&l, 1, l.sent + 1);
+	assert_int_equal(poll(&(struct pollfd){ virtq_engine_fd(engine), POLLIN, 0 }, 1, WAIT_MS),
+			 1);
+	step_until_back(engine, &l, l.sent);
+	lane_close(&l);
+	virtq_engine_destroy(engine);
+	disk_close(&disk);
+}
+
+static void timers_are_in_the_answer(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0);
+	struct scripted model = { .model = { .ops = &scripted_ops } };
+	const uint64_t ns = 150000000, start = now_ms();
+	struct virtq_completion done;
+	struct chain c = { .readable = 0 };
+	struct stand st;
+	unsigned int steps = 0;
+
+	model.first = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT };
+	stand_open_on(&st, engine, s, &model.model);
+	memcpy(st.pair.data, &ns, sizeof(ns));
+	chain_readable(&c, 0, sizeof(ns));
+	stand_send(&st, &c);
+	while (virtq_driver_get(st.pair.driver, &done, 1) != 1) {
+		loop_once(engine, 1000);
+		assert_true(++steps < 30);
+	}
+	assert_in_range(now_ms() - start, 150, 5000);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+}
+
+struct asker {
+	struct stand *st;
+	bool over;
+	int result;
+};
+
+static void *asker_thread(void *arg)
+{
+	struct asker *a = arg;
+
+	a->result = virtq_engine_pause(&a->st->queue, 1, NULL);
+	virtq_engine_resume(a->st->queue);
+	__atomic_store_n(&a->over, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* Calls of other threads, and completions of other threads, make the fd readable. */
+static void other_threads_are_heard(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0);
+	struct holder h;
+	struct stand st;
+	struct asker a = { &st, false, -1 };
+	struct virtq_completion done;
+	pthread_t thread;
+
+	holder_init(&h);
+	stand_open_on(&st, engine, s, &h.model);
+	assert_int_equal(pthread_create(&thread, NULL, asker_thread, &a), 0);
+	while (!__atomic_load_n(&a.over, __ATOMIC_SEQ_CST))
+		loop_once(engine, 100);
+	pthread_join(thread, NULL);
+	assert_int_equal(a.result, 0);
+
+	holder_start(&h);
+	for (unsigned int round = 0; round < 100; round++) {
+		stand_send_holds(&st, 8);
+		for (unsigned int n = 0; n < 8;) {
+			struct pollfd p = { virtq_engine_fd(engine), POLLIN, 0 };
+			int wait = virtq_engine_step(engine);
+			unsigned int before = n;
+
+			while (virtq_driver_get(st.pair.driver, &done, 1) == 1) {
+				assert_int_equal(done.written, 2);
+				n++;
+			}
+			if (wait && n == before)
+				assert_int_equal(poll(&p, 1, WAIT_MS), 1);
+		}
+	}
+	stand_close(&st);
+	holder_stop(&h);
+	virtq_engine_destroy(engine);
+}
+
+/* From the thread that steps, calls turn the engine until they are done. */
+static void calls_from_the_same_thread_end(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0), *other = engine_of(s->kind, 0, 0);
+	struct scripted model = { .model = { .ops = &scripted_ops } };
+	struct chain c = { .readable = 0 };
+	struct stand st;
+	int fds[2];
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	model.first = (struct virtq_op){ .kind = VIRTQ_OP_POLL, .fd = fds[0], .flags = POLLIN };
+	stand_open_on(&st, engine, s, &model.model);
+	chain_writable(&c, 0, 1);
+	stand_send(&st, &c);
+	while (virtq_engine_step(engine) == 0)
+		;
+	/* In flight, for ever: over there, and back again, and cancelled here. */
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	assert_int_equal(virtq_engine_move(st.queue, engine), 0);
+	assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 1);
+	assert_int_equal(stand_back(&st), 0);
+	assert_int_equal(model.result, -ECANCELED);
+	virtq_engine_resume(st.queue);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	virtq_engine_destroy(other);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_ENGINES(only_stepped_engines_are_stepped),
+		ON_ALL(one_thread_does_both_ends),
+		ON(uring_single, one_thread_does_both_ends),
+		ON(uring_spin, one_thread_does_both_ends),
+		ON(sync_spin, one_thread_does_both_ends),
+		ON_ALL(nothing_to_do_is_nothing_to_wake_for),
+		ON_ENGINES(timers_are_in_the_answer),
+		ON_ENGINES(other_threads_are_heard),
+		ON_ENGINES(calls_from_the_same_thread_end),
+	};
+
+	return cmocka_run_group_tests_name("engine step", tests, NULL, NULL) ? 1 : 0;
+}
