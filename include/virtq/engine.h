@@ -221,21 +221,37 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
 					 struct virtq_map *map,
 					 const struct virtq_ring *ring);
 
+#define VIRTQ_LATENCY_BUCKETS 24u
+
 /**
  * struct virtq_engine_stats - what a queue has done since it was added
+ * @requests:  given back to the driver, however they went
+ * @malformed: that meant nothing
+ * @failed:    operations and holds that ended with an error
+ * @cancelled: of the failed: by pause, remove or reset
+ * @bytes_read: through READ and WRITE operations, as @bytes_written
+ * @batches:   publications
+ * @kicks:     times that the kick fd was seen readable
+ * @calls:     times that the call fd was signalled
+ * @suppressed: publications that the driver did not want to be called for
+ * @sleeps:    times that the engine slept
+ * @latency:   requests by the time from pop to publication: [0] less than 1
+ *             microsecond, [n] 2^(n-1) to 2^n microseconds, the last also longer
  *
- * Counts; bytes in bytes. Consistent with each other as of one moment.
+ * Counts; bytes in bytes. Consistent with each other as of one moment, but for
+ * @latency, which may be a few requests ahead.
  */
 struct virtq_engine_stats {
 	uint64_t requests, malformed, failed;
-	uint64_t cancelled;			/* of the failed: by pause, remove or reset */
-	uint64_t bytes_read, bytes_written;	/* through READ and WRITE operations */
-	uint64_t batches;			/* publications */
-	uint64_t kicks, calls;			/* kick fd seen readable; call fd signalled */
+	uint64_t cancelled;
+	uint64_t bytes_read, bytes_written;
+	uint64_t batches;
+	uint64_t kicks, calls, suppressed;
 	uint64_t sleeps;
+	uint64_t latency[VIRTQ_LATENCY_BUCKETS];
 };
 
-/** virtq_engine_queue_stats - read the counters. */
+/** virtq_engine_queue_stats - read the counters. Thread: any, while the queue is there. */
 VIRTQ_API void virtq_engine_queue_stats(struct virtq_engine_queue *queue,
 					struct virtq_engine_stats *stats);
 

@@ -439,9 +439,11 @@ void virtq_engine_queue_stats(struct virtq_engine_queue *queue,
 	do {
 		before = shm_word_read(&queue->shown_sequence);
 		shm_fence_acquire();
-		for (size_t i = 0; i < sizeof(*stats) / sizeof(*to); i++)
+		for (size_t i = 0; i < STATS_WORDS; i++)
 			to[i] = shm_word_read(&from[i]);
 		shm_fence_acquire();
 		after = shm_word_read(&queue->shown_sequence);
 	} while (before != after || before & 1);
+	for (size_t i = 0; i < VIRTQ_LATENCY_BUCKETS; i++)
+		stats->latency[i] = shm_word_read(&queue->shown.latency[i]);
 }

@@ -47,6 +47,7 @@ struct engine_slot {
 	struct virtq_engine_queue *queue;
 	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
 	struct virtq_op op;		/* offset and spans move with the transfer */
+	uint64_t popped_ns;
 	uint64_t done_bytes;
 	int64_t result;			/* of the last piece, or of a held request */
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
@@ -119,9 +120,12 @@ struct virtq_engine_queue {
 	struct engine_slot *ended, **ended_end;
 	bool news;
 
-	struct virtq_engine_stats stats;	/* the thread's own */
+	struct virtq_engine_stats stats;	/* the thread's own, but for latency */
 	bool stats_changed;
-	/* Copy for other threads: odd while it is written. Through shm_word_*(). */
+	/*
+	 * Copy for other threads: odd while it is written; latency is counted
+	 * here right away. Through shm_word_*().
+	 */
 	uint64_t shown_sequence;
 	struct virtq_engine_stats shown;
 };
@@ -268,6 +272,8 @@ void queues_share_credits(struct virtq_engine *e);
 void queue_check_memory(struct virtq_engine_queue *q);
 /* Let other threads see the counters. */
 void queue_show_stats(struct virtq_engine_queue *q);
+/* The words of the counters that are shown together, which are all but latency. */
+#define STATS_WORDS (offsetof(struct virtq_engine_stats, latency) / sizeof(uint64_t))
 /* Replace an fd; the old one is closed once nothing uses it. */
 void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd);
 /* Set O_NONBLOCK. Returns false if it was not set before. */
@@ -278,7 +284,7 @@ void queue_close_fds(struct virtq_engine_queue *q);
 /* ---- request.c ---- */
 
 /* Station 3. */
-void request_start(struct virtq_engine_queue *q, struct virtq_req *req);
+void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t now_ns);
 /* Station 4 for one piece of an operation. */
 void queue_finish(struct engine_slot *slot);
 /* Station 4 for held requests that have ended. Returns true if there were any. */

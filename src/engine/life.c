@@ -185,8 +185,10 @@ bool life_end(struct virtq_engine *e, struct virtq_engine_queue *q)
 		unlink_queue(e, q);
 		break;
 	}
-	if (msg->final)
+	if (msg->final) {
 		*msg->final = q->stats;
+		memcpy(msg->final->latency, q->shown.latency, sizeof(q->shown.latency));
+	}
 	engine_answer(e, msg, q->cancelled ? 1 : 0);
 	return gone;
 }

@@ -76,10 +76,31 @@ void queue_free(struct virtq_engine_queue *q)
 
 /* ---- Station 5 ---------------------------------------------------------- */
 
+static unsigned int latency_bucket(uint64_t ns)
+{
+	unsigned int bucket = 64 - (unsigned int)__builtin_clzll(ns / 1000 * 2 + 1) - 1;
+
+	return bucket < VIRTQ_LATENCY_BUCKETS ? bucket : VIRTQ_LATENCY_BUCKETS - 1;
+}
+
+/* One look at the clock for the batch. */
+static void count_latency(struct virtq_engine_queue *q)
+{
+	uint64_t now = engine_now_ns();
+
+	for (uint32_t i = 0; i < q->done_count; i++) {
+		const struct engine_slot *slot = &q->slots[q->done[i]->slot];
+		uint64_t *count = &q->shown.latency[latency_bucket(now - slot->popped_ns)];
+
+		shm_word_write(count, *count + 1);
+	}
+}
+
 static void push_done(struct virtq_engine_queue *q)
 {
 	if (!q->done_count)
 		return;
+	count_latency(q);
 	virtq_device_push(q->ring, q->done, q->done_count);
 	q->done_count = 0;
 	q->publish = true;
@@ -106,7 +127,9 @@ void queue_publish(struct virtq_engine_queue *q)
 	q->stats.batches++;
 	/* Before the driver can see the requests: who waits for one, then counts, counts it. */
 	queue_show_stats(q);
-	if (virtq_device_publish(q->ring) && q->fds[VIRTQ_FD_CALL] >= 0) {
+	if (!virtq_device_publish(q->ring)) {
+		q->stats.suppressed++;	/* shown with the next batch, or before sleeping */
+	} else if (q->fds[VIRTQ_FD_CALL] >= 0) {
 		q->engine->io->signal(q->engine, q, VIRTQ_FD_CALL);
 		q->stats.calls++;
 		q->stats_changed = true;
@@ -187,6 +210,7 @@ bool queue_serve(struct virtq_engine_queue *q)
 {
 	struct virtq_req *reqs[ENGINE_BATCH];
 	uint32_t max = queue_credits(q);
+	uint64_t now;
 	int n;
 
 	q->blocked = false;
@@ -216,8 +240,9 @@ bool queue_serve(struct virtq_engine_queue *q)
 		virtq_device_disarm(q->ring);
 		q->armed = false;
 	}
+	now = engine_now_ns();
 	for (int i = 0; i < n; i++)
-		request_start(q, reqs[i]);
+		request_start(q, reqs[i], now);
 	/* Fewer than asked for: empty, broken or out of blocks. Arming will tell. */
 	return (uint32_t)n == max;
 }
@@ -287,7 +312,7 @@ void queue_show_stats(struct virtq_engine_queue *q)
 
 	shm_word_write(&q->shown_sequence, sequence + 1);
 	shm_fence_release();
-	for (size_t i = 0; i < sizeof(q->stats) / sizeof(*from); i++)
+	for (size_t i = 0; i < STATS_WORDS; i++)
 		shm_word_write(&to[i], from[i]);
 	shm_fence_release();
 	shm_word_write(&q->shown_sequence, sequence + 2);

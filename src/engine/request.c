@@ -111,11 +111,12 @@ static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 	queue_give_back(q, slot->req);
 }
 
-void request_start(struct virtq_engine_queue *q, struct virtq_req *req)
+void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t now_ns)
 {
 	struct engine_slot *slot = &q->slots[req->slot];
 
 	slot->req = req;
+	slot->popped_ns = now_ns;
 	slot->op = (struct virtq_op){ 0 };
 	q->in_flight++;
 	follow(q, slot, q->model->ops->start(q->model, req, &slot->op));

@@ -171,7 +171,10 @@ void vuser_stats_add(struct virtq_engine_stats *sum, const struct virtq_engine_s
 	sum->batches += more->batches;
 	sum->kicks += more->kicks;
 	sum->calls += more->calls;
+	sum->suppressed += more->suppressed;
 	sum->sleeps += more->sleeps;
+	for (unsigned int i = 0; i < VIRTQ_LATENCY_BUCKETS; i++)
+		sum->latency[i] += more->latency[i];
 }
 
 /*

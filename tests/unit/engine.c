@@ -32,6 +32,15 @@ static void engines_refuse_nonsense(void **state)
 
 /* ---- Data ------------------------------------------------------------------ */
 
+static uint64_t latency_sum(const struct virtq_engine_stats *stats)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < VIRTQ_LATENCY_BUCKETS; i++)
+		sum += stats->latency[i];
+	return sum;
+}
+
 static void ten_thousand_requests(void **state)
 {
 	const struct setting *s = *state;
@@ -52,6 +61,10 @@ static void ten_thousand_requests(void **state)
 	assert_int_equal(stats.bytes_written, l.written_bytes);
 	assert_true(stats.batches > 0 && stats.batches <= stats.requests);
 	assert_true(stats.calls <= stats.batches);
+	usleep(20000);		/* the last publication is counted after it is seen */
+	virtq_engine_queue_stats(l.queue, &stats);
+	assert_int_equal(stats.calls + stats.suppressed, stats.batches);
+	assert_int_equal(latency_sum(&stats), 10000);
 	lane_close(&l);
 	virtq_engine_destroy(engine);
 	disk_close(&disk);

@@ -175,6 +175,40 @@ static void timeouts_end_in_their_order(void **state)
 	stand_close(&st);
 }
 
+/* Requests of known length are counted where they belong, also across removal. */
+static void latencies_are_counted(void **state)
+{
+	static const struct { uint32_t us; unsigned int low, high; } cases[] = {
+		/* 3 ms is in [12], 2048 to 4096 us; it may take longer on a busy machine. */
+		{ 3000, 12, 18 }, { 40000, 16, 20 }, { 300000, 19, 21 },
+	};
+	struct scripted s = { .model = { .ops = &scripted_ops } };
+	struct virtq_engine_stats stats, before = { 0 };
+	struct chain c = { .readable = 0 };
+	struct stand st;
+
+	s.first = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT };
+	stand_open(&st, *state, &s.model);
+	chain_readable(&c, 0, 8);
+	for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		uint64_t ns = cases[i].us * (uint64_t)1000, within = 0, all = 0;
+
+		memcpy(st.pair.data, &ns, sizeof(ns));
+		stand_do(&st, &c);
+		virtq_engine_queue_stats(st.queue, &stats);
+		for (unsigned int b = 0; b < VIRTQ_LATENCY_BUCKETS; b++) {
+			uint64_t more = stats.latency[b] - before.latency[b];
+
+			all += more;
+			within += b >= cases[i].low && b <= cases[i].high ? more : 0;
+		}
+		assert_int_equal(all, 1);
+		assert_int_equal(within, 1);
+		before = stats;
+	}
+	stand_close(&st);
+}
+
 static void linked_operations_stop_at_the_first_failure(void **state)
 {
 	char *path = file_make(4096);
@@ -359,6 +393,7 @@ int main(void)
 		ON_ENGINES(allocate_changes_the_file),
 		ON_ENGINES(poll_waits_for_events),
 		ON_ENGINES(timeouts_end_in_their_order),
+		ON_ENGINES(latencies_are_counted),
 		ON_ENGINES(linked_operations_stop_at_the_first_failure),
 		ON(sync_split_event, what_is_short_is_tried_again),
 		ON(sync_packed, what_is_short_is_tried_again),
