@@ -2,18 +2,15 @@
 /* Memory that a fuzzed device end can reach. */
 #include "memory.h"
 
+#include "../sanitizers.h"
+
 /*
  * Other allocators than the address sanitizer's may put two areas side by side,
  * and an IOTLB takes what is side by side here and there for one piece.
  */
-#if defined(__SANITIZE_ADDRESS__)
+#if UNDER_ASAN
 #define GAP_BYTES 0u
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define GAP_BYTES 0u
-#endif
-#endif
-#ifndef GAP_BYTES
+#else
 #define GAP_BYTES 64u
 #endif
 

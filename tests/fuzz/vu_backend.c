@@ -22,6 +22,7 @@
 
 #include "transport/vu_session.h"
 
+#include "../sanitizers.h"
 #include "peer.h"
 
 #define BIT(n) ((uint64_t)1 << (n))
@@ -33,14 +34,6 @@
 #define HALF (MEMORY_BYTES / 2)
 #define USER 0x7f0000000000u
 #define RING_BYTES 1024u		/* each queue's ring has as much at the start */
-
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN
-#endif
-#endif
 
 /* Once for all inputs. */
 static struct virtq_model *model;
@@ -410,7 +403,7 @@ static void set_up_once(void)
 	struct virtq_error err;
 	char path[64];
 
-#ifdef UNDER_TSAN
+#if UNDER_TSAN
 	printf("the client's memory is written while the engine reads it: a race, on purpose\n");
 	exit(77);
 #endif

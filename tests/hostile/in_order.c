@@ -88,16 +88,11 @@ static void caught(struct victim *v, enum virtq_fault_code code, uint64_t value)
 	uint32_t left[TOKENS] = { 0 };
 	uint32_t index = v->r.shape.packed ? (v->first_slot + v->entries) % v->r.shape.size :
 					     (uint16_t)(v->idx + v->taken);
-	struct virtq_fault f;
 	void *token;
 
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(virtq_driver_get(v->r.driver, done, TOKENS), -EBADMSG);
-		f = virtq_driver_fault(v->r.driver);
-		if (f.code != code || f.index != index || f.value != value)
-			fail_msg("\"%s\" at %u, value 0x%llx; not \"%s\" at %u, value 0x%llx",
-				 virtq_fault_text(f.code), f.index, (unsigned long long)f.value,
-				 virtq_fault_text(code), index, (unsigned long long)value);
+		rig_fault_is(virtq_driver_fault(v->r.driver), code, index, value);
 	}
 	virtq_driver_stop(v->r.driver);
 	while (virtq_driver_detach(v->r.driver, &token) == 1)

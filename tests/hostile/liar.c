@@ -260,17 +260,6 @@ static void give_back(struct liar *l)
 	}
 }
 
-static void same_fault(const struct liar *l, enum virtq_fault_code code, uint32_t index,
-		       uint64_t value)
-{
-	struct virtq_fault f = virtq_device_fault(l->r.device);
-
-	if (f.code != code || f.index != index || f.value != value)
-		fail_msg("fault \"%s\" at %u, value 0x%llx; not \"%s\" at %u, value 0x%llx",
-			 virtq_fault_text(f.code), f.index, (unsigned long long)f.value,
-			 virtq_fault_text(code), index, (unsigned long long)value);
-}
-
 void liar_caught(struct liar *l, enum virtq_fault_code code, uint32_t index, uint64_t value)
 {
 	uint32_t lent = l->lent ? 1 : 0;
@@ -279,7 +268,7 @@ void liar_caught(struct liar *l, enum virtq_fault_code code, uint32_t index, uin
 	/* S-DEV-039: the queue stops, says why, and stays stopped. */
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(virtq_device_pop(l->r.device, &req, 1), -EBADMSG);
-		same_fault(l, code, index, value);
+		rig_fault_is(virtq_device_fault(l->r.device), code, index, value);
 	}
 	assert_int_equal(virtq_device_in_flight(l->r.device), lent);
 	virtq_device_arm(l->r.device);
@@ -287,7 +276,7 @@ void liar_caught(struct liar *l, enum virtq_fault_code code, uint32_t index, uin
 	give_back(l);
 	assert_int_equal(virtq_device_in_flight(l->r.device), 0);
 	assert_int_equal(virtq_device_pop(l->r.device, &req, 1), -EBADMSG);
-	same_fault(l, code, index, value);
+	rig_fault_is(virtq_device_fault(l->r.device), code, index, value);
 	virtq_device_disarm(l->r.device);
 	assert_int_equal(virtq_device_publish(l->r.device), 0);
 }
@@ -304,7 +293,7 @@ void liar_unharmed(struct liar *l)
 	virtq_device_push(l->r.device, &req, 1);
 	virtq_device_publish(l->r.device);
 	assert_int_equal(virtq_device_pop(l->r.device, &req, 1), 0);
-	same_fault(l, VIRTQ_FAULT_NONE, 0, 0);
+	rig_fault_is(virtq_device_fault(l->r.device), VIRTQ_FAULT_NONE, 0, 0);
 	liar_other_works(l);
 }
 

@@ -1,40 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Packed, driver end: a device that returns what it may not, in raw descriptors. */
-#include "rig.h"
+#include "victim.h"
 
-#define TOKENS 4u
-
-/*
- * Lists in flight, from the first slot: one writable of 16 bytes (id 0); two
- * readable and one writable of 32 bytes (id 1); one readable (id 2); and, only
- * staged, one writable (id 3). Ids and slots from there on are free.
- */
-struct victim {
-	struct rig r;
-	uint32_t slot;		/* next to be marked used */
-	bool wrap;
-	bool done[TOKENS];
-};
-
+/* The victim's ids are 0, 1, 2 and, staged, 3. Ids and slots from there on are free. */
 static const uint32_t slots_of[TOKENS] = { 1, 3, 1, 1 };
-
-static void victim_open(struct victim *v, const struct shape *shape)
-{
-	struct virtq_seg segs[3] = { { RIG_DATA_GPA, 4 }, { RIG_DATA_GPA, 4 },
-				     { RIG_WRITABLE_GPA, 32 } };
-	struct virtq_buffer list = { segs, 2, 1, token_of(1) };
-
-	memset(v, 0, sizeof(*v));
-	rig_open(&v->r, shape, RIG_DRIVER);
-	v->slot = shape->start;
-	v->wrap = !shape->moved;
-	assert_int_equal(rig_add(&v->r, RIG_WRITABLE_GPA, 16, true, token_of(0)), 1);
-	assert_int_equal(virtq_driver_add(v->r.driver, &list, 1), 1);
-	assert_int_equal(rig_add(&v->r, RIG_DATA_GPA, 16, false, token_of(2)), 1);
-	virtq_driver_publish(v->r.driver);
-	assert_int_equal(rig_add(&v->r, RIG_WRITABLE_GPA, 16, true, token_of(3)), 1);
-	assert_int_equal(virtq_driver_in_flight(v->r.driver), TOKENS);
-}
 
 /* Mark @ahead of the next slot, with @flags beside the two bits of its lap. */
 static void mark(struct victim *v, uint32_t ahead, uint16_t id, uint32_t len, uint16_t flags)
@@ -52,15 +21,6 @@ static void step(struct victim *v, uint32_t slots)
 {
 	v->wrap ^= v->slot + slots >= v->r.shape.size;
 	v->slot = (v->slot + slots) % v->r.shape.size;
-}
-
-static void got(struct victim *v, const struct virtq_completion *done, uintptr_t token,
-		uint32_t written)
-{
-	assert_int_equal(token_value(done->token), token);
-	assert_int_equal(done->written, written);
-	assert_false(v->done[token]);
-	v->done[token] = true;
 }
 
 static void nothing(struct victim *v)
@@ -84,31 +44,7 @@ static void honest(struct victim *v, uint16_t id, uint32_t len, uint16_t flags, 
 
 static void caught(struct victim *v, enum virtq_fault_code code, uint64_t value)
 {
-	struct virtq_completion done[TOKENS];
-	uint32_t room = virtq_driver_room(v->r.driver);
-	void *token;
-
-	for (int i = 0; i < 3; i++) {
-		struct virtq_fault f;
-
-		assert_int_equal(virtq_driver_get(v->r.driver, done, TOKENS), -EBADMSG);
-		f = virtq_driver_fault(v->r.driver);
-		if (f.code != code || f.index != v->slot || f.value != value)
-			fail_msg("\"%s\" at %u, value 0x%llx; not \"%s\" at %u, value 0x%llx",
-				 virtq_fault_text(f.code), f.index, (unsigned long long)f.value,
-				 virtq_fault_text(code), v->slot, (unsigned long long)value);
-	}
-	assert_int_equal(virtq_driver_room(v->r.driver), room);
-	assert_int_equal(rig_add(&v->r, RIG_DATA_GPA, 4, false, NULL), -EBADMSG);
-	assert_int_equal(virtq_driver_publish(v->r.driver), 0);
-	/* Nothing is taken back from a device that may still write to it. */
-	assert_int_equal(virtq_driver_detach(v->r.driver, &token), -EBUSY);
-	virtq_driver_stop(v->r.driver);
-	while (virtq_driver_detach(v->r.driver, &token) == 1)
-		got(v, &(struct virtq_completion){ token, 0 }, token_value(token), 0);
-	for (uint32_t i = 0; i < TOKENS; i++)
-		assert_true(v->done[i]);
-	rig_close(&v->r);
+	victim_caught(v, code, v->slot, value);
 }
 
 /* ---- Ids and lengths ---------------------------------------------------- */

@@ -12,22 +12,12 @@
 #include <sched.h>
 #include <time.h>
 
+#include "../sanitizers.h"
 #include "rig.h"
 
 #define RACE_MS 1500
 /* On a machine with other things to do, until enough has happened. */
 #define RACE_PATIENCE_MS 30000
-
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN true
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN true
-#endif
-#endif
-#ifndef UNDER_TSAN
-#define UNDER_TSAN false
-#endif
 
 static inline void race16(uint8_t *p, uint16_t v)
 {
@@ -133,6 +123,33 @@ static inline int64_t now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* A shape, and IN_ORDER, which the rig does not know. */
+struct run {
+	struct shape shape;
+	bool in_order;
+};
+
+static inline int race_run(const char *name, void (*test)(void **state), const char *split,
+			   const char *packed)
+{
+	static struct run runs[] = {
+		{ { .size = 16, .event_idx = true, .name = "split event" }, false },
+		{ { .size = 16, .indirect = true, .name = "split indirect" }, false },
+		{ { .size = 16, .indirect = true, .name = "split indirect in order" }, true },
+		{ { .packed = true, .size = 16, .event_idx = true, .name = "packed event" },
+		  false },
+		{ { .packed = true, .size = 11, .indirect = true, .name = "packed indirect" },
+		  false },
+		{ { .packed = true, .size = 11, .name = "packed in order" }, true },
+	};
+	struct matrix m = { 0 };
+
+	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
+		matrix_add_shapes(&m, runs[i].shape.packed ? packed : split, test,
+				  &runs[i].shape, 1);
+	return matrix_run(&m, name);
 }
 
 #endif

@@ -8,12 +8,6 @@
 
 #include <sys/mman.h>
 
-/* A shape, and IN_ORDER, which the rig does not know. */
-struct run {
-	struct shape shape;
-	bool in_order;
-};
-
 #define HELD 6u		/* requests on loan at most */
 
 /* ---- The driver --------------------------------------------------------- */
@@ -284,22 +278,6 @@ static void test_race(void **state)
 
 int main(void)
 {
-	static struct run runs[] = {
-		{ { .size = 16, .event_idx = true, .name = "split event" }, false },
-		{ { .size = 16, .indirect = true, .name = "split indirect" }, false },
-		{ { .size = 16, .indirect = true, .name = "split indirect in order" }, true },
-		{ { .packed = true, .size = 16, .event_idx = true, .name = "packed event" },
-		  false },
-		{ { .packed = true, .size = 11, .indirect = true, .name = "packed indirect" },
-		  false },
-		{ { .packed = true, .size = 11, .name = "packed in order" }, true },
-	};
-	struct matrix m = { 0 };
-
-	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
-		matrix_add_shapes(&m, runs[i].shape.packed ?
-				  "P-DEV-032 a driver thread rewrites the ring" :
-				  "S-DEV-027 a driver thread rewrites the ring",
-				  test_race, &runs[i].shape, 1);
-	return matrix_run(&m, "racing drivers");
+	return race_run("racing drivers", test_race, "S-DEV-027 a driver thread rewrites the ring",
+			"P-DEV-032 a driver thread rewrites the ring");
 }

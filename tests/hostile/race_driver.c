@@ -6,12 +6,6 @@
  */
 #include "race.h"
 
-/* A shape, and IN_ORDER, which the rig does not know. */
-struct run {
-	struct shape shape;
-	bool in_order;
-};
-
 #define TOKENS 64u
 #define SEG_BYTES 16u
 
@@ -247,22 +241,6 @@ static void test_race(void **state)
 
 int main(void)
 {
-	static struct run runs[] = {
-		{ { .size = 16, .event_idx = true, .name = "split event" }, false },
-		{ { .size = 16, .indirect = true, .name = "split indirect" }, false },
-		{ { .size = 16, .indirect = true, .name = "split indirect in order" }, true },
-		{ { .packed = true, .size = 16, .event_idx = true, .name = "packed event" },
-		  false },
-		{ { .packed = true, .size = 11, .indirect = true, .name = "packed indirect" },
-		  false },
-		{ { .packed = true, .size = 11, .name = "packed in order" }, true },
-	};
-	struct matrix m = { 0 };
-
-	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
-		matrix_add_shapes(&m, runs[i].shape.packed ?
-				  "P-DRV-027 a device thread rewrites returns" :
-				  "S-DRV-033 a device thread rewrites returns",
-				  test_race, &runs[i].shape, 1);
-	return matrix_run(&m, "racing devices");
+	return race_run("racing devices", test_race, "S-DRV-033 a device thread rewrites returns",
+			"P-DRV-027 a device thread rewrites returns");
 }

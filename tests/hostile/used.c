@@ -1,39 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Split, driver end: a device that returns what it may not, in raw used elements. */
-#include "rig.h"
+#include "victim.h"
 
 /* ---- The liar ----------------------------------------------------------- */
 
 #define N 8u
-#define TOKENS 4u
 
-/*
- * Buffers in flight, in this order: one writable of 16 bytes (head 0); a chain
- * of two readable and one writable of 32 bytes (head 1, members 2 and 3); one
- * readable (head 4); and, only staged, one writable (head 5). 6 and 7 are free.
- */
-struct victim {
-	struct rig r;
-	uint16_t idx;		/* next used entry to write */
-	bool done[TOKENS];
-};
-
-static void victim_open(struct victim *v, const struct shape *shape)
-{
-	struct virtq_seg segs[3] = { { RIG_DATA_GPA, 4 }, { RIG_DATA_GPA, 4 },
-				     { RIG_WRITABLE_GPA, 32 } };
-	struct virtq_buffer chain = { segs, 2, 1, token_of(1) };
-
-	memset(v, 0, sizeof(*v));
-	rig_open(&v->r, shape, RIG_DRIVER);
-	v->idx = (uint16_t)shape->start;
-	assert_int_equal(rig_add(&v->r, RIG_WRITABLE_GPA, 16, true, token_of(0)), 1);
-	assert_int_equal(virtq_driver_add(v->r.driver, &chain, 1), 1);
-	assert_int_equal(rig_add(&v->r, RIG_DATA_GPA, 16, false, token_of(2)), 1);
-	virtq_driver_publish(v->r.driver);
-	assert_int_equal(rig_add(&v->r, RIG_WRITABLE_GPA, 16, true, token_of(3)), 1);
-	assert_int_equal(virtq_driver_in_flight(v->r.driver), TOKENS);
-}
+/* The victim's heads: 0; 1, with members 2 and 3; 4; staged 5. 6 and 7 are free. */
 
 static void use(struct victim *v, uint32_t id, uint32_t len)
 {
@@ -44,15 +17,6 @@ static void use(struct victim *v, uint32_t id, uint32_t len)
 	put16(used_idx(&v->r), v->idx);
 }
 
-static void got(struct victim *v, const struct virtq_completion *done, uintptr_t token,
-		uint32_t written)
-{
-	assert_int_equal(token_value(done->token), token);
-	assert_int_equal(done->written, written);
-	assert_false(v->done[token]);
-	v->done[token] = true;
-}
-
 /* One honest return is taken. */
 static void honest(struct victim *v, uint32_t id, uint32_t len, uintptr_t token)
 {
@@ -61,41 +25,6 @@ static void honest(struct victim *v, uint32_t id, uint32_t len, uintptr_t token)
 	use(v, id, len);
 	assert_int_equal(virtq_driver_get(v->r.driver, &done, 1), 1);
 	got(v, &done, token, len);
-}
-
-/* The queue breaks, stays so, and every buffer comes back exactly once. */
-static void caught(struct victim *v, enum virtq_fault_code code, uint32_t index, uint64_t value)
-{
-	struct virtq_seg seg = { RIG_DATA_GPA, 4 };
-	struct virtq_buffer buf = { &seg, 1, 0, NULL };
-	struct virtq_completion done[TOKENS];
-	uint32_t room = virtq_driver_room(v->r.driver);
-	void *token;
-
-	for (int i = 0; i < 3; i++) {
-		struct virtq_fault f;
-
-		assert_int_equal(virtq_driver_get(v->r.driver, done, TOKENS), -EBADMSG);
-		f = virtq_driver_fault(v->r.driver);
-		if (f.code != code || f.index != index || f.value != value)
-			fail_msg("\"%s\" at %u, value 0x%llx; not \"%s\" at %u, value 0x%llx",
-				 virtq_fault_text(f.code), f.index, (unsigned long long)f.value,
-				 virtq_fault_text(code), index, (unsigned long long)value);
-	}
-	assert_int_equal(virtq_driver_room(v->r.driver), room);
-	assert_int_equal(virtq_driver_add(v->r.driver, &buf, 1), -EBADMSG);
-	assert_int_equal(virtq_driver_publish(v->r.driver), 0);
-	virtq_driver_arm(v->r.driver);
-	virtq_driver_disarm(v->r.driver);
-	/* Nothing is taken back from a device that may still write to it. */
-	assert_int_equal(virtq_driver_detach(v->r.driver, &token), -EBUSY);
-	virtq_driver_stop(v->r.driver);
-	while (virtq_driver_detach(v->r.driver, &token) == 1)
-		got(v, &(struct virtq_completion){ token, 0 }, token_value(token), 0);
-	for (uint32_t i = 0; i < TOKENS; i++)
-		assert_true(v->done[i]);
-	assert_int_equal(virtq_driver_in_flight(v->r.driver), 0);
-	rig_close(&v->r);
 }
 
 /* ---- Ids and lengths ---------------------------------------------------- */
@@ -133,14 +62,14 @@ static void test_ids_and_lengths(void **state)
 		print_message("# %s\n", lies[i].what);
 		victim_open(&v, *state);
 		use(&v, lies[i].id, lies[i].len);
-		caught(&v, lies[i].code, (uint16_t)(v.idx - 1), value);
+		victim_caught(&v, lies[i].code, (uint16_t)(v.idx - 1), value);
 
 		victim_open(&v, *state);
 		use(&v, other, 0);
 		use(&v, lies[i].id, lies[i].len);
 		assert_int_equal(virtq_driver_get(v.r.driver, done, TOKENS), 1);
 		got(&v, &done[0], other == 1 ? 1 : 2, 0);
-		caught(&v, lies[i].code, (uint16_t)(v.idx - 1), value);
+		victim_caught(&v, lies[i].code, (uint16_t)(v.idx - 1), value);
 	}
 }
 
@@ -155,13 +84,13 @@ static void test_repeated(void **state)
 	use(&v, 1, 32);
 	assert_int_equal(virtq_driver_get(v.r.driver, done, TOKENS), 1);
 	got(&v, &done[0], 1, 32);
-	caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 1);
+	victim_caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 1);
 
 	victim_open(&v, *state);
 	honest(&v, 0, 16, 0);
 	honest(&v, 4, 0, 2);
 	use(&v, 0, 16);
-	caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 0);
+	victim_caught(&v, VIRTQ_FAULT_USED_ID, (uint16_t)(v.idx - 1), 0);
 }
 
 /* S-DRV-041: honest ones, out of order, at the largest length. */
@@ -196,7 +125,7 @@ static void test_index(void **state)
 		victim_open(&v, *state);
 		idx = (uint16_t)(v.idx + jumps[i]);
 		put16(used_idx(&v.r), idx);
-		caught(&v, VIRTQ_FAULT_USED_IDX, v.idx, idx);
+		victim_caught(&v, VIRTQ_FAULT_USED_IDX, v.idx, idx);
 	}
 }
 
@@ -214,7 +143,7 @@ static void test_index_later(void **state)
 		honest(&v, 0, 0, 0);
 		idx = (uint16_t)(v.idx + jumps[i]);
 		put16(used_idx(&v.r), idx);
-		caught(&v, VIRTQ_FAULT_USED_IDX, v.idx, idx);
+		victim_caught(&v, VIRTQ_FAULT_USED_IDX, v.idx, idx);
 	}
 }
 
@@ -228,7 +157,7 @@ static void test_index_counts_staged(void **state)
 	use(&v, 1, 0);
 	use(&v, 4, 0);
 	use(&v, 5, 0);
-	caught(&v, VIRTQ_FAULT_USED_IDX, (uint16_t)(v.idx - 4), v.idx);
+	victim_caught(&v, VIRTQ_FAULT_USED_IDX, (uint16_t)(v.idx - 4), v.idx);
 }
 
 /* ---- Scribbling --------------------------------------------------------- */

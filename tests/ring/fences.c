@@ -30,6 +30,7 @@
 #include <virtq/driver.h>
 #include <virtq/spec/virtio.h>
 
+#include "../sanitizers.h"
 #include "bed.h"
 
 #ifdef UNFENCED
@@ -207,13 +208,7 @@ static struct result duel(const struct mode *mode, uint64_t rounds, time_t secon
 	return result;
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED
-#endif
-#endif
+#define SANITIZED (UNDER_ASAN || UNDER_TSAN)
 
 #define SECONDS 8
 
@@ -221,7 +216,7 @@ static struct result duel(const struct mode *mode, uint64_t rounds, time_t secon
 
 #define ROUNDS_MIN 1000
 
-#ifdef SANITIZED
+#if SANITIZED
 #define ROUNDS 30000
 #else
 #define ROUNDS 3000000
@@ -333,7 +328,7 @@ int main(void)
 		  NULL, NULL, &modes[3] },
 	};
 
-#ifdef SANITIZED
+#if SANITIZED
 	printf("skipped: a sanitizer's own code between store and load closes the window\n");
 	return 77;
 #endif

@@ -266,6 +266,14 @@ uintptr_t token_value(const void *token)
 	return (uintptr_t)token - 1;
 }
 
+void rig_fault_is(struct virtq_fault f, enum virtq_fault_code code, uint32_t index, uint64_t value)
+{
+	if (f.code != code || f.index != index || f.value != value)
+		fail_msg("fault \"%s\" at %u, value 0x%llx; not \"%s\" at %u, value 0x%llx",
+			 virtq_fault_text(f.code), f.index, (unsigned long long)f.value,
+			 virtq_fault_text(code), index, (unsigned long long)value);
+}
+
 int rig_add(struct rig *r, uint64_t addr, uint32_t len, bool writable, void *token)
 {
 	struct virtq_seg seg = { .addr = addr, .len = len };

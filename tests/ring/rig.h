@@ -113,6 +113,9 @@ uint8_t *rig_at(struct rig *r, uint64_t gpa);
 void rig_poke(struct rig *r, uint64_t gpa, const void *src, size_t len);
 void rig_peek(struct rig *r, uint64_t gpa, void *dst, size_t len);
 
+/* Fails the test unless the fault is just this one. */
+void rig_fault_is(struct virtq_fault f, enum virtq_fault_code code, uint32_t index, uint64_t value);
+
 /* One writable or readable element, added; returns what add returned. */
 int rig_add(struct rig *r, uint64_t addr, uint32_t len, bool writable, void *token);
 /* Add @count one-byte writable buffers with tokens 0.., publish, and return the kick. */

@@ -11,16 +11,10 @@
 
 #include <stdio.h>
 
-/* gcc and clang tell in different ways; the runtime of either does not survive single steps. */
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN
-#endif
-#endif
+#include "../sanitizers.h"
 
-#if defined(__x86_64__) && !defined(UNDER_TSAN)
+/* The runtime of ThreadSanitizer does not survive single steps. */
+#if defined(__x86_64__) && !UNDER_TSAN
 
 #include <signal.h>
 #include <ucontext.h>

@@ -2,6 +2,8 @@
 /* See watch.h. */
 #include "watch.h"
 
+#include "../sanitizers.h"
+
 #include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -30,15 +32,7 @@ unsigned int watch_number(enum area area, uint32_t off, uint32_t bytes, bool wri
 }
 
 /* ThreadSanitizer does what an atomic access does by calls that touch the memory themselves. */
-#if defined(__SANITIZE_THREAD__)
-#define UNDER_TSAN
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UNDER_TSAN
-#endif
-#endif
-
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__linux__) && !defined(UNDER_TSAN)
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__linux__) && !UNDER_TSAN
 
 #define TRAP_FLAG 0x100	/* in the flags register: trap after the next instruction */
 #define FAULT_WRITE 2	/* in the page fault's error code */
