@@ -8,7 +8,10 @@
 #                                             the guest checks that it really was
 #     queues=1 queue-size=128
 #     ro=off                                  the disk is read-only
-#     test=blk-roundtrip                      the script in tests/interop/guest to run
+#     direct=off                              virtq bypasses the page cache
+#     with=                                   fio: the guest has fio, and memory for it
+#     long=off                                for a script that has a long form
+#     test=blk-roundtrip                      the script in tests/interop/guest to run, or several: a,b
 #     size-mib=64                             size of the disk
 #     fsck=on                                 afterwards there is a sound ext4 in the image
 #
@@ -42,14 +45,14 @@ shift
 
 declare -A set=(
 	[packed]=off [event_idx]=on [indirect]=on [queues]=1 [queue-size]=128
-	[ro]=off [test]=blk-roundtrip [size-mib]=64 [fsck]=on
+	[ro]=off [test]=blk-roundtrip [size-mib]=64 [fsck]=on [direct]=off [with]= [long]=off
 )
 for word in "$@"; do
 	key=${word%%=*}
 	[[ $word == *=* && -n ${set[$key]+known} ]] || usage "there is no setting '$word'."
 	set[$key]=${word#*=}
 done
-for key in packed event_idx indirect ro fsck; do
+for key in packed event_idx indirect ro fsck direct long; do
 	[[ ${set[$key]} == on || ${set[$key]} == off ]] || usage "$key is on or off."
 done
 for key in queues queue-size size-mib; do
@@ -64,6 +67,7 @@ virtq)
 	[ -x "${VIRTQ:-}" ] || usage "VIRTQ does not name the virtq tool ('${VIRTQ:-}')."
 	BACKEND='"$VIRTQ" serve blk --socket-path "$SOCKET" --image "$IMAGE" --queues "$QUEUES" --serial "$SERIAL"'
 	[ "${set[ro]}" = off ] || BACKEND+=' --read-only'
+	[ "${set[direct]}" = off ] || BACKEND+=' --direct'
 	;;
 qsd)
 	BACKEND='qemu-storage-daemon --blockdev "driver=file,filename=$IMAGE,node-name=f,read-only=$RO" \
@@ -81,7 +85,13 @@ esac
 for tool in qemu-system-x86_64 mkfs.ext4 e2fsck debugfs; do
 	command -v $tool >/dev/null || { echo "$tool is not installed (tools/setup.sh check)"; exit 77; }
 done
-"$top/tools/guest-image.sh" "$guest_dir" || exit	# its 77 comes with its own reason
+case ${set[with]} in
+'')	initrd=$guest_dir/initramfs.cpio.gz memory=192M ;;
+fio)	initrd=$guest_dir/initramfs-fio.cpio memory=512M ;;
+*)	usage "with is fio or nothing." ;;
+esac
+# shellcheck disable=SC2086
+"$top/tools/guest-image.sh" "$guest_dir" ${set[with]} || exit	# its 77 comes with its own reason
 
 # ---- Ends -------------------------------------------------------------------
 
@@ -125,6 +135,7 @@ fi
 parameters="virtq.test=${set[test]}"
 parameters+=" virtq.packed=$(flag packed) virtq.event_idx=$(flag event_idx) virtq.indirect=$(flag indirect)"
 parameters+=" virtq.queues=$QUEUES virtq.queue_size=${set[queue-size]} virtq.ro=$(flag ro)"
+parameters+=" virtq.long=$(flag long)"
 parameters+=" virtq.sectors=$((${set[size-mib]} * 2048)) virtq.serial=$SERIAL"
 
 device="vhost-user-blk-pci,chardev=c,num-queues=$QUEUES,queue-size=${set[queue-size]}"
@@ -132,10 +143,10 @@ device+=",packed=${set[packed]},event_idx=${set[event_idx]},indirect_desc=${set[
 
 # One processor for each queue: Linux makes no more queues than it has processors.
 "${bound[@]}" qemu-system-x86_64 -accel tcg -machine q35,memory-backend=m \
-	-object memory-backend-memfd,id=m,size=192M,share=on -m 192 \
+	-object memory-backend-memfd,id=m,size=$memory,share=on -m $memory \
 	-cpu max,la57=off,cx16=off -smp "$QUEUES" "${firmware[@]}" \
 	-nodefaults -display none -no-reboot -serial stdio \
-	-kernel "$guest_dir/vmlinuz" -initrd "$guest_dir/initramfs.cpio.gz" \
+	-kernel "$guest_dir/vmlinuz" -initrd "$initrd" \
 	-append "console=ttyS0 quiet mitigations=off panic=-1 $parameters" \
 	-chardev "socket,id=c,path=$SOCKET" -device "$device" \
 	>"$dir/console" 2>"$dir/qemu.log" </dev/null &
