@@ -99,6 +99,41 @@ VIRTQ_API int virtq_transport_config_read(struct virtq_transport *t, unsigned in
 					  struct virtq_error *err);
 
 /**
+ * virtq_transport_config_write - change what the driver may change of the configuration space
+ * @offset: bytes, @offset + @len at most 256
+ *
+ * Some devices cannot say that they refused; who needs to know reads it back.
+ *
+ * Return: 0, -EINVAL (range, or features were not accepted yet), -ENOTSUP (there
+ *	is nothing to write), -EIO (the device refused), or an error of the connection.
+ * Spec: VIRTIO 1.4, 2.5. Since: 0.1
+ */
+VIRTQ_API int virtq_transport_config_write(struct virtq_transport *t, unsigned int offset,
+					   const void *src, unsigned int len,
+					   struct virtq_error *err);
+
+/**
+ * virtq_transport_config_generation - has the device changed its configuration space?
+ *
+ * Takes what the device has said about it so far; a disk says so when its size
+ * is another. Between two calls with the same result it said nothing.
+ *
+ * Return: how many times it said that it did, 0 at first, modulo 2^32. Does not block.
+ * Spec: VIRTIO 1.4, 2.5, 5.2.5.2. Since: 0.1
+ */
+VIRTQ_API uint32_t virtq_transport_config_generation(struct virtq_transport *t);
+
+/**
+ * virtq_transport_config_fd - what becomes readable when the configuration space has changed
+ *
+ * To be polled, never read: virtq_transport_config_generation() makes it quiet
+ * again. It is the transport's, and none once that channel has broken.
+ *
+ * Return: the fd, or -1 if the device has no way to say it. Since: 0.1
+ */
+VIRTQ_API int virtq_transport_config_fd(const struct virtq_transport *t);
+
+/**
  * virtq_transport_share - let the device reach memory
  * @map: every region needs an fd; the transport takes a reference
  *

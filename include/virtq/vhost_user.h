@@ -49,7 +49,7 @@ struct virtq_vhost_user_server;
 
 /* What happened to a client, for whoever wants to tell a person. */
 enum virtq_vhost_user_event {
-	VIRTQ_VU_CONNECTED,
+	VIRTQ_VU_CONNECTED,	/* and said something; who hangs up without a word is not told of */
 	VIRTQ_VU_QUEUE_STARTED,
 	VIRTQ_VU_QUEUE_STOPPED,
 	VIRTQ_VU_DISCONNECTED,	/* it closed the connection */
@@ -113,6 +113,16 @@ VIRTQ_API void virtq_vhost_user_server_stop(struct virtq_vhost_user_server *serv
 VIRTQ_API int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *server,
 					    unsigned int queue,
 					    struct virtq_engine_stats *stats);
+
+/**
+ * virtq_vhost_user_server_config_changed - the model's configuration space is another now
+ *
+ * The client that is connected, and took the feature for it, is told
+ * (VHOST_USER_BACKEND_CONFIG_CHANGE_MSG); one that comes later finds it changed.
+ *
+ * Thread: any. Does not wait for the client.
+ */
+VIRTQ_API void virtq_vhost_user_server_config_changed(struct virtq_vhost_user_server *server);
 
 /** virtq_vhost_user_server_destroy - free it, after serve() returned. NULL is fine. */
 VIRTQ_API void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server);

@@ -52,6 +52,19 @@ static int loopback_config_read(struct virtq_transport *t, unsigned int offset, 
 	return 0;
 }
 
+static int loopback_config_write(struct virtq_transport *t, unsigned int offset, const void *src,
+				 unsigned int len, struct virtq_error *err)
+{
+	struct virtq_model *model = loopback_of(t)->model;
+
+	if (!model->ops->config_write)
+		return error_set(err, -ENOTSUP, "the device has no configuration to write");
+	if (model->ops->config_write(model, offset, src, len))
+		return error_set(err, -EIO, "the device refused %u bytes of configuration at %u",
+				 len, offset);
+	return 0;
+}
+
 static int duplicate(int fd, int *copy)
 {
 	*copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -210,6 +223,7 @@ static void loopback_close(struct virtq_transport *t)
 static const struct transport_ops loopback_ops = {
 	.accept = loopback_accept,
 	.config_read = loopback_config_read,
+	.config_write = loopback_config_write,
 	.share = loopback_share,
 	.start = loopback_start,
 	.stop = loopback_stop,

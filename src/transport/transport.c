@@ -118,6 +118,29 @@ int virtq_transport_config_read(struct virtq_transport *t, unsigned int offset, 
 	return len ? t->ops->config_read(t, offset, dst, len, err) : 0;
 }
 
+int virtq_transport_config_write(struct virtq_transport *t, unsigned int offset, const void *src,
+				 unsigned int len, struct virtq_error *err)
+{
+	if (offset > TRANSPORT_CONFIG_BYTES || len > TRANSPORT_CONFIG_BYTES - offset)
+		return error_set(err, -EINVAL,
+				 "%u bytes at %u are not in a configuration space of %u bytes",
+				 len, offset, TRANSPORT_CONFIG_BYTES);
+	if (!t->accepted)
+		return error_set(err, -EINVAL,
+				 "features must be accepted before the configuration is written");
+	return len ? t->ops->config_write(t, offset, src, len, err) : 0;
+}
+
+uint32_t virtq_transport_config_generation(struct virtq_transport *t)
+{
+	return t->ops->config_generation ? t->ops->config_generation(t) : 0;
+}
+
+int virtq_transport_config_fd(const struct virtq_transport *t)
+{
+	return t->ops->config_fd ? t->ops->config_fd(t) : -1;
+}
+
 int transport_user_address(const struct virtq_map *map, const void *host, size_t bytes,
 			   uint64_t *user)
 {

@@ -17,6 +17,9 @@
  * What transport.c has checked before it calls one of these:
  * @accept:      a subset of what is offered; no queue runs
  * @config_read: the range; accept() succeeded
+ * @config_write: as config_read
+ * @config_generation: may be NULL: then it never changes by itself
+ * @config_fd:   may be NULL: then there is none
  * @share:       every region has an fd, and the rings of running queues are in
  *               it. The old map stays referenced, as t->map, until this succeeded
  * @start:       index; features accepted, memory shared, and the ring in it
@@ -34,6 +37,10 @@ struct transport_ops {
 		      struct virtq_error *err);
 	int (*config_read)(struct virtq_transport *t, unsigned int offset, void *dst,
 			   unsigned int len, struct virtq_error *err);
+	int (*config_write)(struct virtq_transport *t, unsigned int offset, const void *src,
+			    unsigned int len, struct virtq_error *err);
+	uint32_t (*config_generation)(struct virtq_transport *t);
+	int (*config_fd)(const struct virtq_transport *t);
 	int (*share)(struct virtq_transport *t, struct virtq_map *map, struct virtq_error *err);
 	int (*start)(struct virtq_transport *t, unsigned int index, struct virtq_driver *q,
 		     int kick_fd, int call_fd, struct virtq_error *err);

@@ -23,6 +23,7 @@ struct virtq_vhost_user_server {
 	uint64_t offered;				/* constant */
 	int stop_fd;					/* constant; written by others */
 	struct vuser_counters counters;
+	struct vuser_channel channel;
 	struct pollfd *polls;		/* stop, socket, one per ring */
 };
 
@@ -66,6 +67,7 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 		return error_set_errno(err, rc, "cannot make a server");
 	}
 	pthread_mutex_init(&server->counters.lock, NULL);
+	vuser_channel_init(&server->channel);
 	/* What a driver could accept, we must be able to serve (2.2.2). */
 	offered = features_defined(device_id, offered, features_of_fd_transports());
 	offered = virtq_features_with(offered, VHOST_USER_F_PROTOCOL_FEATURES);
@@ -78,6 +80,7 @@ void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server)
 {
 	if (!server)
 		return;
+	vuser_channel_fini(&server->channel);
 	pthread_mutex_destroy(&server->counters.lock);
 	close(server->stop_fd);
 	free(server->counters.queue);
@@ -110,6 +113,11 @@ int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *server, unsign
 	return 0;
 }
 
+void virtq_vhost_user_server_config_changed(struct virtq_vhost_user_server *server)
+{
+	vuser_channel_tell(&server->channel);
+}
+
 /* Wait; a pollfd of -1 means: not this one. 0 or -errno. */
 static int wait_for_something(struct virtq_vhost_user_server *server, nfds_t count,
 			      int timeout_ms)
@@ -136,6 +144,19 @@ static int poll_session(struct virtq_vhost_user_server *server, const struct vus
 	return wait_for_something(server, POLL_RINGS + s->vring_count, -1);
 }
 
+/*
+ * Wait for a client's first word. False if it hangs up before that, as who only
+ * wants to know whose socket this is does, or if we stop.
+ */
+static bool client_speaks(struct virtq_vhost_user_server *server, int fd)
+{
+	char byte;
+
+	server->polls[POLL_SOCKET] = (struct pollfd){ fd, POLLIN, 0 };
+	return !wait_for_something(server, POLL_RINGS, -1) && !stop_asked(server) &&
+	       recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 /* Serve one client, whose socket is taken, until it goes, is sent away, or we stop. */
 static void serve_client(struct virtq_vhost_user_server *server, int fd)
 {
@@ -143,7 +164,9 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 	struct vuser_session *s;
 	int rc;
 
-	if (vuser_session_open(&s, fd, &server->config, &server->counters, server->offered)) {
+	if (!client_speaks(server, fd) ||
+	    vuser_session_open(&s, fd, &server->config, &server->counters, &server->channel,
+			       server->offered)) {
 		close(fd);
 		return;
 	}

@@ -17,6 +17,7 @@
 #include "ring/layout.h"
 #include "transport/features.h"
 #include "transport/transport.h"
+#include "transport/vu_channel.h"
 #include "transport/vu_sock.h"
 
 #define TIMEOUT_MS_DEFAULT 10000u
@@ -27,6 +28,7 @@
 #define PROTOCOL_FEATURES (BIT(VHOST_USER_PROTOCOL_F_MQ) | \
 			   BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIG) | \
+			   BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ) | \
 			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
 
@@ -40,6 +42,7 @@ struct vuser_frontend {
 	uint64_t mem_slots;
 	struct vuser_msg msg;		/* the request under way */
 	struct vuser_receiver rx;	/* its reply */
+	struct vuser_listener listener;	/* what the back end says unasked */
 };
 
 static const struct transport_ops frontend_ops;
@@ -63,6 +66,7 @@ static int hang_up(struct vuser_frontend *fe, int rc)
 	if (fe->fd >= 0)
 		close(fe->fd);
 	fe->fd = -1;
+	vuser_listener_close(&fe->listener);
 	return rc;
 }
 
@@ -80,8 +84,11 @@ static int await_reply(struct vuser_frontend *fe, bool acked, uint64_t deadline_
 					 name);
 		if (rc)
 			return rc < 0 ? rc : 0;
-		rc = vuser_wait(fe->fd, POLLIN, deadline_ns);
-		if (rc)
+		rc = vuser_wait_either(fe->fd, fe->listener.fd, deadline_ns);
+		/* It may wait for an answer itself before it gives one (VU-FE-029). */
+		if (rc == 1)
+			vuser_listener_serve(&fe->listener);
+		else if (rc)
 			return error_set_errno(err, rc, "no answer to %s", name);
 	}
 }
@@ -170,6 +177,27 @@ static int set_vring_fd(struct vuser_frontend *fe, uint32_t request, uint32_t in
 
 /* ---- Opening. ---- */
 
+/* The back end's way to say that the configuration changed. One that takes none does without. */
+static int open_channel(struct vuser_frontend *fe, struct virtq_error *err)
+{
+	int theirs, rc;
+
+	rc = vuser_listener_open(&fe->listener, agreed(fe, VHOST_USER_PROTOCOL_F_REPLY_ACK),
+				 &theirs);
+	if (rc)
+		return error_set_errno(err, rc, "cannot make a channel for the back end");
+	vuser_msg_init(&fe->msg, VHOST_USER_SET_BACKEND_REQ_FD);
+	fe->msg.fds[0] = theirs;
+	fe->msg.fd_count = 1;
+	rc = call(fe, err);
+	close(theirs);
+	if (rc == -EIO) {
+		vuser_listener_close(&fe->listener);
+		rc = 0;
+	}
+	return rc;
+}
+
 static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err)
 {
 	uint64_t queues = 1, common;
@@ -179,6 +207,9 @@ static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err
 	if (rc)
 		return rc;
 	common = fe->protocol_offered & PROTOCOL_FEATURES;
+	/* All that we would hear of on the channel is the configuration. */
+	if (!(common & BIT(VHOST_USER_PROTOCOL_F_CONFIG)))
+		common &= ~BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ);
 	rc = set_u64(fe, VHOST_USER_SET_PROTOCOL_FEATURES, common, err);
 	if (rc)
 		return rc;
@@ -194,6 +225,8 @@ static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err
 							       TRANSPORT_QUEUES_MAX;
 	if (agreed(fe, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
 		rc = get_u64(fe, VHOST_USER_GET_MAX_MEM_SLOTS, &fe->mem_slots, err);
+	if (!rc && agreed(fe, VHOST_USER_PROTOCOL_F_BACKEND_REQ))
+		rc = open_channel(fe, err);
 	return rc;
 }
 
@@ -229,6 +262,7 @@ int virtq_vhost_user_attach(struct virtq_transport **out, int fd, unsigned int t
 	fe->transport.ops = &frontend_ops;
 	fe->transport.queues = 1;
 	fe->fd = fd;
+	fe->listener.fd = -1;
 	fe->timeout_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
 	fe->mem_slots = VHOST_MEMORY_BASELINE_NREGIONS;
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
@@ -303,6 +337,33 @@ static int frontend_config_read(struct virtq_transport *t, unsigned int offset, 
 				 offset + len);
 	memcpy(dst, fe->rx.msg.payload.config.region + offset, len);
 	return 0;
+}
+
+static int frontend_config_write(struct virtq_transport *t, unsigned int offset, const void *src,
+				 unsigned int len, struct virtq_error *err)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+
+	if (!agreed(fe, VHOST_USER_PROTOCOL_F_CONFIG))
+		return error_set(err, -ENOTSUP, "the back end shows no configuration space");
+	vuser_msg_init(&fe->msg, VHOST_USER_SET_CONFIG);
+	vuser_msg_set_config(&fe->msg, offset, len);
+	fe->msg.payload.config.flags = VHOST_USER_CONFIG_WRITABLE;
+	memcpy(fe->msg.payload.config.region, src, len);
+	return call(fe, err);
+}
+
+static uint32_t frontend_config_generation(struct virtq_transport *t)
+{
+	struct vuser_frontend *fe = frontend_of(t);
+
+	vuser_listener_serve(&fe->listener);
+	return fe->listener.config_changes;
+}
+
+static int frontend_config_fd(const struct virtq_transport *t)
+{
+	return ((const struct vuser_frontend *)(const void *)t)->listener.fd;
 }
 
 static struct VhostUserMemoryRegion wire_region(const struct virtq_region *r)
@@ -513,6 +574,9 @@ static void frontend_close(struct virtq_transport *t)
 static const struct transport_ops frontend_ops = {
 	.accept = frontend_accept,
 	.config_read = frontend_config_read,
+	.config_write = frontend_config_write,
+	.config_generation = frontend_config_generation,
+	.config_fd = frontend_config_fd,
 	.share = frontend_share,
 	.start = frontend_start,
 	.stop = frontend_stop,

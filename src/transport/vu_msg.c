@@ -32,6 +32,8 @@ static const struct vuser_rule rules[] = {
 	RULE(SET_PROTOCOL_FEATURES, VUSER_U64, VUSER_NO_FD, VUSER_ACK, VUSER_U64, ANY),
 	RULE(GET_QUEUE_NUM, VUSER_EMPTY, VUSER_NO_FD, VUSER_OWN, VUSER_U64, ANY),
 	RULE(SET_VRING_ENABLE, VUSER_STATE, VUSER_NO_FD, VUSER_ACK, VUSER_U64, ANY),
+	RULE(SET_BACKEND_REQ_FD, VUSER_EMPTY, VUSER_ONE_FD, VUSER_ACK, VUSER_U64,
+	     VHOST_USER_PROTOCOL_F_BACKEND_REQ),
 	RULE(GET_CONFIG, VUSER_CONFIG, VUSER_NO_FD, VUSER_OWN, VUSER_CONFIG, ANY),
 	RULE(SET_CONFIG, VUSER_CONFIG, VUSER_NO_FD, VUSER_ACK, VUSER_U64,
 	     VHOST_USER_PROTOCOL_F_CONFIG),
@@ -119,6 +121,20 @@ int vuser_check_request(const struct VhostUserHeader *header, struct virtq_error
 	return 0;
 }
 
+int vuser_check_channel_request(const struct VhostUserHeader *header, struct virtq_error *err)
+{
+	bool config = header->request == VHOST_USER_BACKEND_CONFIG_CHANGE_MSG;
+
+	if ((header->flags & VHOST_USER_VERSION_MASK) != VHOST_USER_VERSION ||
+	    header->flags & VHOST_USER_REPLY_MASK)
+		return error_set(err, -EPROTO, "back-end message %u has flags 0x%x",
+				 header->request, header->flags);
+	if (header->size > (config ? 0 : VUSER_PAYLOAD_MAX))
+		return error_set(err, -EPROTO, "back-end message %u cannot have %u bytes of payload",
+				 header->request, header->size);
+	return 0;
+}
+
 int vuser_check_complete(const struct vuser_msg *msg, struct virtq_error *err)
 {
 	const struct vuser_rule *rule = vuser_rule(msg->header.request);
@@ -196,6 +212,12 @@ void vuser_msg_set_config(struct vuser_msg *msg, uint32_t offset, uint32_t bytes
 	msg->payload.config.offset = offset;
 	msg->payload.config.size = bytes;
 	msg->header.size = sizes[VUSER_CONFIG].fixed + bytes;
+}
+
+void vuser_channel_reply_init(struct vuser_msg *reply, uint32_t request, uint64_t value)
+{
+	begin(reply, request, VHOST_USER_REPLY_MASK, VUSER_U64);
+	reply->payload.u64 = value;
 }
 
 void vuser_reply_init(struct vuser_msg *reply, const struct vuser_msg *request)

@@ -89,6 +89,14 @@ const char *vuser_protocol_name(unsigned int bit);
 int vuser_check_request(const struct VhostUserHeader *header, struct virtq_error *err);
 
 /*
+ * vuser_check_channel_request - as vuser_check_request(), of what a back end sends on its channel
+ *
+ * Return: 0 or -EPROTO. Afterwards the message may be answered by its id; one
+ *	that is not known has a payload of no meaning.
+ */
+int vuser_check_channel_request(const struct VhostUserHeader *header, struct virtq_error *err);
+
+/*
  * vuser_check_complete - do the payload and the descriptors of a whole request agree?
  *
  * Looks at what depends on the payload: table length, bit 8. After it the
@@ -113,6 +121,9 @@ void vuser_msg_init(struct vuser_msg *msg, uint32_t request);
 /* Room for @count regions or @bytes of configuration space in a message begun so. */
 void vuser_msg_set_regions(struct vuser_msg *msg, uint32_t count);
 void vuser_msg_set_config(struct vuser_msg *msg, uint32_t offset, uint32_t bytes);
+
+/* Begin the answer to a message of the channel. */
+void vuser_channel_reply_init(struct vuser_msg *reply, uint32_t request, uint64_t value);
 
 /* Begin the answer to @request: its own reply's payload, or a u64. */
 void vuser_reply_init(struct vuser_msg *reply, const struct vuser_msg *request);

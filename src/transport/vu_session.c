@@ -18,6 +18,7 @@
 /* What this back end can do. Nothing is offered that is not done in full (VU-BE-106). */
 #define PROTOCOL_FEATURES (BIT(VHOST_USER_PROTOCOL_F_MQ) | \
 			   BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) | \
+			   BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIG) | \
 			   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) | \
 			   BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
@@ -134,7 +135,16 @@ static int set_protocol_features(struct vuser_session *s, struct vuser_msg *msg,
 				 "protocol features 0x%llx were set but not offered",
 				 (unsigned long long)(features & ~PROTOCOL_FEATURES));
 	s->protocol_features = features;
+	vuser_channel_agree(s->channel, agreed(s, VHOST_USER_PROTOCOL_F_BACKEND_REQ) &&
+					agreed(s, VHOST_USER_PROTOCOL_F_CONFIG));
 	return 0;
+}
+
+/* VU-BE-054 */
+static int set_backend_req_fd(struct vuser_session *s, struct vuser_msg *msg,
+			      struct virtq_error *err)
+{
+	return vuser_channel_set(s->channel, vuser_take_fd(msg, 0), err);
 }
 
 /* ---- The session and the device. ---- */
@@ -191,6 +201,35 @@ static int get_config(struct vuser_session *s, struct vuser_msg *msg, struct vir
 }
 
 /*
+ * The configuration that the driver saw on the host it comes from (VU-BE-052): read-only
+ * bytes may be in it, but must be the same here, for the driver is not told
+ * otherwise. What differs and is writable is written; nothing is, if not all can be.
+ */
+static int adopt_config(struct virtq_model *model, const struct VhostUserConfig *wish,
+			struct virtq_error *err)
+{
+	uint8_t now[VHOST_USER_MAX_CONFIG_SIZE] = { 0 };
+	uint32_t i;
+
+	if (model->ops->config_read)
+		model->ops->config_read(model, wish->offset, now, wish->size);
+	for (i = 0; i < wish->size; i++)
+		if (now[i] != wish->region[i] &&
+		    (!model->ops->config_write ||
+		     model->ops->config_write(model, wish->offset + i, &wish->region[i], 1)))
+			break;
+	if (i == wish->size)
+		return 0;
+	error_set(err, -EPERM,
+		  "configuration byte %u is 0x%x here and was 0x%x where the driver comes from",
+		  wish->offset + i, now[i], wish->region[i]);
+	while (i--)
+		if (now[i] != wish->region[i])
+			model->ops->config_write(model, wish->offset + i, &now[i], 1);
+	return -EPERM;
+}
+
+/*
  * A refusal here is no breach of the protocol: it is the guest's driver that
  * wrote where nothing can be written, and that must not cost the connection.
  */
@@ -203,6 +242,8 @@ static int set_config(struct vuser_session *s, struct vuser_msg *msg, struct vir
 		return error_set(err, -EINVAL,
 				 "SET_CONFIG of %u bytes at %u with flags 0x%x cannot be",
 				 wish->size, wish->offset, wish->flags);
+	if (wish->flags == VHOST_USER_CONFIG_MIGRATION)
+		return adopt_config(model, wish, err);
 	if (!model->ops->config_write ||
 	    model->ops->config_write(model, wish->offset, wish->region, wish->size))
 		return error_set(err, -EPERM, "configuration byte %u is not writable",
@@ -360,6 +401,7 @@ static const handler handlers[] = {
 	[VHOST_USER_SET_PROTOCOL_FEATURES] = set_protocol_features,
 	[VHOST_USER_GET_QUEUE_NUM] = get_queue_num,
 	[VHOST_USER_SET_VRING_ENABLE] = set_vring_enable,
+	[VHOST_USER_SET_BACKEND_REQ_FD] = set_backend_req_fd,
 	[VHOST_USER_GET_CONFIG] = get_config,
 	[VHOST_USER_SET_CONFIG] = set_config,
 	[VHOST_USER_RESET_DEVICE] = handle_reset_device,
@@ -435,7 +477,8 @@ int vuser_session_serve(struct vuser_session *s, struct virtq_error *err)
 
 int vuser_session_open(struct vuser_session **out, int fd,
 		       const struct virtq_vhost_user_server_config *config,
-		       struct vuser_counters *counters, uint64_t offered)
+		       struct vuser_counters *counters, struct vuser_channel *channel,
+		       uint64_t offered)
 {
 	struct vuser_session *s = calloc(1, sizeof(*s));
 
@@ -448,6 +491,8 @@ int vuser_session_open(struct vuser_session **out, int fd,
 	s->fd = fd;
 	s->config = config;
 	s->counters = counters;
+	s->channel = channel;
+	vuser_channel_begin(channel);
 	s->offered = offered;
 	s->vring_count = config->model->queues;
 	for (unsigned int i = 0; i < s->vring_count; i++)
@@ -482,6 +527,7 @@ void vuser_session_close(struct vuser_session *s)
 		vuser_vring_set_fd(s, i, VIRTQ_FD_CALL, -1, NULL);
 		vuser_vring_set_fd(s, i, VIRTQ_FD_ERR, -1, NULL);
 	}
+	vuser_channel_end(s->channel);
 	vuser_memory_drop(&s->memory);
 	vuser_receiver_reset(&s->rx);
 	close(s->fd);

@@ -4,7 +4,7 @@
  * the states of its rings.
  *
  * Thread: all of it belongs to the thread in virtq_vhost_user_serve(). Only the
- * counters are read by others, under their lock.
+ * counters and the channel are others' business, too, under their locks.
  */
 #ifndef VIRTQ_TRANSPORT_VU_SESSION_H
 #define VIRTQ_TRANSPORT_VU_SESSION_H
@@ -13,6 +13,7 @@
 
 #include <virtq/vhost_user.h>
 
+#include "transport/vu_channel.h"
 #include "transport/vu_memory.h"
 #include "transport/vu_sock.h"
 
@@ -61,6 +62,7 @@ struct vuser_counters {
 struct vuser_session {
 	const struct virtq_vhost_user_server_config *config;
 	struct vuser_counters *counters;
+	struct vuser_channel *channel;	/* the server's */
 	uint64_t offered;		/* what GET_FEATURES answers */
 	int fd;
 	bool features_known;		/* SET_FEATURES came */
@@ -78,7 +80,8 @@ struct vuser_session {
 /* Begin with a connected socket, which is taken. 0 or -ENOMEM (nothing taken then). */
 int vuser_session_open(struct vuser_session **out, int fd,
 		       const struct virtq_vhost_user_server_config *config,
-		       struct vuser_counters *counters, uint64_t offered);
+		       struct vuser_counters *counters, struct vuser_channel *channel,
+		       uint64_t offered);
 
 /*
  * Take what has arrived, at most one message, and answer it.

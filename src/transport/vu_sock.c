@@ -26,14 +26,13 @@ uint64_t vuser_deadline_ns(unsigned int timeout_ms)
 	return now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 }
 
-int vuser_wait(int fd, short events, uint64_t deadline_ns)
+static int wait_for(struct pollfd *polls, nfds_t count, uint64_t deadline_ns)
 {
 	for (;;) {
-		struct pollfd p = { fd, events, 0 };
 		uint64_t now = now_ns();
 		uint64_t left_ns = deadline_ns > now ? deadline_ns - now : 0;
 		struct timespec left = { (time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S) };
-		int n = ppoll(&p, 1, &left, NULL);
+		int n = ppoll(polls, count, &left, NULL);
 
 		if (n > 0)
 			return 0;
@@ -42,6 +41,21 @@ int vuser_wait(int fd, short events, uint64_t deadline_ns)
 		if (errno != EINTR)
 			return -errno;
 	}
+}
+
+int vuser_wait(int fd, short events, uint64_t deadline_ns)
+{
+	struct pollfd p = { fd, events, 0 };
+
+	return wait_for(&p, 1, deadline_ns);
+}
+
+int vuser_wait_either(int fd, int other, uint64_t deadline_ns)
+{
+	struct pollfd p[2] = { { fd, POLLIN, 0 }, { other, POLLIN, 0 } };
+	int rc = wait_for(p, 2, deadline_ns);
+
+	return rc ? rc : !p[0].revents;
 }
 
 union control {
@@ -162,7 +176,7 @@ int vuser_receive(struct vuser_receiver *rx, int fd, const struct vuser_msg *req
 		} else if (rx->have_bytes < want) {
 			iov.iov_base = rx->msg.payload.bytes + (rx->have_bytes - header_bytes);
 		} else {
-			rc = request ? 0 : vuser_check_complete(&rx->msg, err);
+			rc = request || rx->channel ? 0 : vuser_check_complete(&rx->msg, err);
 			return rc ? rc : 1;
 		}
 		iov.iov_len = want - rx->have_bytes;
@@ -187,7 +201,8 @@ int vuser_receive(struct vuser_receiver *rx, int fd, const struct vuser_msg *req
 		rx->have_bytes += (size_t)n;
 		if (in_header && rx->have_bytes == header_bytes) {
 			rc = request ? vuser_check_reply(&rx->msg.header, request, acked, err) :
-				       vuser_check_request(&rx->msg.header, err);
+			     rx->channel ? vuser_check_channel_request(&rx->msg.header, err) :
+					   vuser_check_request(&rx->msg.header, err);
 			if (rc)
 				return rc;
 		}

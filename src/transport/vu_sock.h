@@ -10,6 +10,7 @@
 /* A message on its way in. Zero it before first use. */
 struct vuser_receiver {
 	struct vuser_msg msg;
+	bool channel;		/* requests are those that a back end sends, not a front end */
 	size_t have_bytes;	/* of header and payload together */
 };
 
@@ -18,6 +19,12 @@ uint64_t vuser_deadline_ns(unsigned int timeout_ms);
 
 /* Wait for poll events on @fd. 0, -ETIMEDOUT or -errno. */
 int vuser_wait(int fd, short events, uint64_t deadline_ns);
+
+/*
+ * Wait for input on @fd, or on @other unless that is -1. 0, 1 if @other alone
+ * has it, -ETIMEDOUT or -errno.
+ */
+int vuser_wait_either(int fd, int other, uint64_t deadline_ns);
 
 /*
  * vuser_send - send a whole message

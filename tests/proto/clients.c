@@ -208,6 +208,34 @@ static void test_create_checks_its_arguments(void **state)
 	virtq_vhost_user_server_destroy(NULL);
 }
 
+/* Who connects, looks whose socket it is and goes, while others are served or not, is no client. */
+static void test_who_says_nothing_is_no_client(void **state)
+{
+	struct rig *r = *state;
+	int fd = client_connect(r);
+
+	client_alive(fd);
+	for (unsigned int i = 0; i < 20; i++)
+		close(client_connect(r));
+	client_alive(fd);
+	close(fd);
+	for (unsigned int i = 0; i < 20; i++)
+		close(client_connect(r));
+	fd = client_connect(r);
+	client_alive(fd);
+	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 2);
+	assert_int_equal(rig_events(r, VIRTQ_VU_DISCONNECTED), 1);
+	assert_int_equal(rig_events(r, VIRTQ_VU_REFUSED), 0);
+	close(fd);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 2, NULL);
+	/* Nor does one that is silent keep the server from stopping. */
+	fd = client_connect(r);
+	virtq_vhost_user_server_stop(r->server);
+	pthread_join(r->thread, NULL);
+	close(fd);
+	rig_serve(r);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 
 int main(void)
@@ -216,6 +244,7 @@ int main(void)
 		CASE(test_thousand_clients_leave_no_fd),
 		CASE(test_client_leaves_with_requests_in_flight),
 		CASE(test_second_client_waits),
+		CASE(test_who_says_nothing_is_no_client),
 		CASE(test_sessions_begin_anew),
 		CASE(test_stop_and_serve_again),
 		CASE(test_create_checks_its_arguments),

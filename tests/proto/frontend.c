@@ -202,7 +202,9 @@ static struct script modern(void)
 	return (struct script){
 		.features = BIT_30 | BIT(VIRTIO_F_VERSION_1) | BIT(VHOST_F_LOG_ALL) |
 			    virtq_ring_features_usual().word[0],
-		.protocol = ALL_PROTOCOL | BIT(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD),
+		/* Without a channel; for that see channel.c. */
+		.protocol = (ALL_PROTOCOL & ~BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ)) |
+			    BIT(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD),
 		.queues = 4,
 		.slots = 32,
 	};

@@ -167,7 +167,7 @@ static void test_need_reply_counts_only_if_agreed(void **state)
 /* VU-BE-007: what is unknown or was not agreed on is refused if asked, else passed over. */
 static void test_unknown_requests(void **state)
 {
-	static const uint32_t unknown[] = { 0, 6, 7, 19, 20, 21, 22, 23, 26, 28, 31, 32, 33, 35,
+	static const uint32_t unknown[] = { 0, 6, 7, 19, 20, 22, 23, 26, 28, 31, 32, 33, 35,
 					    39, 40, 41, 42, 43, 44, 45, 46, 1000, UINT32_MAX };
 	static const uint32_t not_agreed[] = { VHOST_USER_SET_CONFIG, VHOST_USER_RESET_DEVICE };
 	struct rig *r = *state;
@@ -183,6 +183,7 @@ static void test_unknown_requests(void **state)
 	}
 	assert_int_equal(client_ask(fd, not_agreed[0], payload, 12), 1);
 	assert_int_equal(client_ask(fd, not_agreed[1], payload, 0), 1);
+	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_BACKEND_REQ_FD, NULL, 0, fds, 1), 1);
 	client_send(fd, not_agreed[1], payload, 0);
 	client_alive(fd);
 	/* One byte more than anybody needs is no message any more. */
@@ -256,6 +257,29 @@ static uint64_t set_config(int fd, uint32_t offset, uint32_t size, uint32_t flag
 	return client_ask(fd, VHOST_USER_SET_CONFIG, &config, 12 + bytes);
 }
 
+/* VU-BE-052: who comes from another host brings all of it, and finds what it knows. */
+static void test_config_of_another_host(void **state)
+{
+	struct rig *r = *state;
+	struct VhostUserConfig config = { .size = TOY_CONFIG_BYTES,
+					  .flags = VHOST_USER_CONFIG_MIGRATION };
+	int fd = client_connect(r);
+
+	client_negotiate(fd, ALL_PROTOCOL, 0);
+	memcpy(config.region, r->toy.config, TOY_CONFIG_BYTES);
+	config.region[TOY_CONFIG_WRITABLE] = 0x77;
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_CONFIG, &config, 12 + TOY_CONFIG_BYTES), 0);
+	assert_int_equal(r->toy.config[TOY_CONFIG_WRITABLE], 0x77);
+	/* A byte that cannot be had here: then none is taken. */
+	config.region[TOY_CONFIG_WRITABLE] = 0x78;
+	config.region[TOY_CONFIG_WRITABLE + 3]++;
+	assert_int_equal(client_ask(fd, VHOST_USER_SET_CONFIG, &config, 12 + TOY_CONFIG_BYTES), 1);
+	assert_int_equal(r->toy.config[TOY_CONFIG_WRITABLE], 0x77);
+	assert_int_equal(r->toy.config[TOY_CONFIG_WRITABLE + 3], 0xc7);
+	client_alive(fd);
+	close(fd);
+}
+
 /* VU-BE-052: flags and range are checked, and what is read-only stays as it is. */
 static void test_set_config(void **state)
 {
@@ -293,6 +317,7 @@ int main(void)
 		CASE(test_unagreed_question_closes),
 		CASE(test_get_config),
 		CASE(test_set_config),
+		CASE(test_config_of_another_host),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
