@@ -21,7 +21,7 @@ LAYERS = ['base', 'mem', 'ring', 'transfer', 'dev', 'engine', 'transport']
 PUBLIC = {
     'mem.h': 'mem', 'iotlb.h': 'mem', 'ring.h': 'ring', 'driver.h': 'ring', 'device.h': 'ring',
     'dump.h': 'ring', 'port.h': 'transfer', 'pool.h': 'transfer', 'transfer.h': 'transfer',
-    'model.h': 'dev', 'blk.h': 'dev', 'engine.h': 'engine',
+    'model.h': 'dev', 'blk.h': 'dev', 'store.h': 'dev', 'engine.h': 'engine',
     'transport.h': 'transport', 'loopback.h': 'transport', 'vhost_user.h': 'transport',
 }
 PUBLIC_BASE = {'api.h', 'error.h', 'features.h', 'notify.h', 'version.h'}

@@ -20,6 +20,7 @@
 #include <virtq/spec/blk.h>
 #include <virtq/spec/ring.h>
 #include <virtq/spec/virtio.h>
+#include <virtq/store.h>
 #include <virtq/transfer.h>
 #include <virtq/transport.h>
 #include <virtq/version.h>

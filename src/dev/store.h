@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The stores that virtq_store_open() knows, see <virtq/store.h>.
+ *
+ *   store.c         which of them a name means; sizes; the end
+ *   store_file.c    a file: opened, locked, measured
+ *   store_file_io.c the same: read, written, discarded
+ *   store_memory.c  nothing, and memory
+ *   store_nbd.c     a network block device, where there is libnbd
+ *   store_inject.c  one that fails on purpose
+ */
+#ifndef VIRTQ_DEV_STORE_H
+#define VIRTQ_DEV_STORE_H
+
+#include <virtq/store.h>
+
+#define STORE_SECTOR_BYTES 512u
+
+/* @path, @uri: as in virtq_store_open(); borrowed. */
+int store_file_open(struct virtq_store **out, const char *path,
+		    const struct virtq_store_options *options, struct virtq_error *err);
+int store_nbd_open(struct virtq_store **out, const char *uri,
+		   const struct virtq_store_options *options, struct virtq_error *err);
+/* @bytes: a multiple of 512, not 0. */
+int store_null_open(struct virtq_store **out, uint64_t bytes,
+		    const struct virtq_store_options *options, struct virtq_error *err);
+int store_ram_open(struct virtq_store **out, uint64_t bytes,
+		   const struct virtq_store_options *options, struct virtq_error *err);
+
+#endif

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/* A file or block device as a store: opened, locked, measured. */
+#include "dev/store_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/shm.h"
+
+/* Longest ranges at once: what takes long keeps the queue's other requests waiting. */
+#define DISCARD_MAX ((uint64_t)1 << 30)
+#define ZERO_MAX ((uint64_t)64 << 20)
+
+/* ---- Locks --------------------------------------------------------------- */
+
+/*
+ * Open file description locks, not flock(): they are what QEMU and its tools
+ * use, so each notices the other, and they belong to the opened file, so a
+ * second disk in this very process is refused as well.
+ *
+ * QEMU gives a meaning to single bytes. A read lock on byte 100 + p says "I use
+ * permission p", one on byte 200 + p says "I do not share p with anybody".
+ * Permission 0 is to read, 1 to write, 3 to resize.
+ *
+ * A writer takes all of the file for itself. A reader says what QEMU's readers
+ * say, and looks whether anybody writes, or does not share.
+ */
+#define LOCK_USES(permission) (100 + (permission))
+#define LOCK_KEEPS(permission) (200 + (permission))
+enum { PERMIT_READ = 0, PERMIT_WRITE = 1, PERMIT_RESIZE = 3 };
+
+static int lock_range(int fd, int command, short type, off_t start, off_t len)
+{
+	struct flock lock = {
+		.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = len,
+	};
+
+	if (fcntl(fd, command, &lock))
+		return errno == EACCES || errno == EAGAIN ? -EBUSY : -errno;
+	return command == F_OFD_GETLK && lock.l_type != F_UNLCK ? -EBUSY : 0;
+}
+
+static int lock_for_reading(int fd)
+{
+	static const int taken[] = {
+		LOCK_USES(PERMIT_READ), LOCK_KEEPS(PERMIT_WRITE), LOCK_KEEPS(PERMIT_RESIZE),
+	};
+	static const int free_of_others[] = {
+		LOCK_KEEPS(PERMIT_READ), LOCK_USES(PERMIT_WRITE), LOCK_USES(PERMIT_RESIZE),
+	};
+	int rc = 0;
+
+	/* First taken, then looked: of two that come at once at least one sees the other. */
+	for (size_t i = 0; !rc && i < sizeof(taken) / sizeof(taken[0]); i++)
+		rc = lock_range(fd, F_OFD_SETLK, F_RDLCK, taken[i], 1);
+	for (size_t i = 0; !rc && i < sizeof(free_of_others) / sizeof(free_of_others[0]); i++)
+		rc = lock_range(fd, F_OFD_GETLK, F_WRLCK, free_of_others[i], 1);
+	return rc;
+}
+
+static int lock_file(const struct file_store *f, const char *path, bool read_only,
+		     struct virtq_error *err)
+{
+	int rc = read_only ? lock_for_reading(f->fd) :
+			     lock_range(f->fd, F_OFD_SETLK, F_WRLCK, 0, 0);
+
+	if (rc == -EBUSY)
+		return error_set(err, rc, "%s is in use by somebody else, who %s", path,
+				 read_only ? "writes to it" : "holds a lock on it");
+	if (rc)
+		return error_set_errno(err, rc, "cannot lock %s", path);
+	return 0;
+}
+
+/* ---- Size and alignment -------------------------------------------------- */
+
+/* What the kernel says of the queue of a block device; 0 if nothing. */
+static uint32_t queue_limit(dev_t device, const char *name)
+{
+	/* A partition has no queue, but its disk, which is the folder above. */
+	static const char *const forms[] = {
+		"/sys/dev/block/%u:%u/queue/%s", "/sys/dev/block/%u:%u/../queue/%s",
+	};
+	unsigned long long value = 0;
+
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		char path[128], text[32] = "";
+		int fd;
+
+		snprintf(path, sizeof(path), forms[i], major(device), minor(device), name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		if (read(fd, text, sizeof(text) - 1) > 0)
+			value = strtoull(text, NULL, 10);
+		close(fd);
+		break;
+	}
+	return value > UINT32_MAX ? UINT32_MAX : (uint32_t)value;
+}
+
+static int measure_device(struct file_store *f, dev_t device)
+{
+	struct virtq_store_info *info = &f->store.info;
+	unsigned int physical = 0, min_io = 0, opt_io = 0;
+	int logical = 0, alignment = 0;
+
+	if (ioctl(f->fd, BLKGETSIZE64, &info->bytes) || ioctl(f->fd, BLKSSZGET, &logical))
+		return -errno;
+	if (ioctl(f->fd, BLKPBSZGET, &physical) == 0)
+		info->physical = physical;
+	if (ioctl(f->fd, BLKIOMIN, &min_io) == 0)
+		info->min_io = min_io;
+	if (ioctl(f->fd, BLKIOOPT, &opt_io) == 0)
+		info->opt_io = opt_io;
+	if (ioctl(f->fd, BLKALIGNOFF, &alignment) == 0 && alignment > 0)
+		info->alignment = (uint32_t)alignment;
+	f->is_device = true;
+	f->device_block = (uint32_t)logical;
+	f->direct_offset_align = (uint32_t)logical;
+	f->direct_mem_align = (uint32_t)logical;
+
+	/*
+	 * A hole in a block device is made by its command to write zeroes, which
+	 * gives the space back where the device can; the kernel writes zeroes
+	 * itself where there is no such command.
+	 */
+	f->no_punch = !queue_limit(device, "write_zeroes_max_bytes");
+	if (!f->no_punch) {
+		info->discard_max = DISCARD_MAX;
+		info->discard_align = queue_limit(device, "discard_granularity");
+	}
+	info->zero_max = ZERO_MAX;
+	info->zero_unmaps = !f->no_punch;
+	return 0;
+}
+
+static void measure_regular(struct file_store *f, const struct stat *st)
+{
+	struct virtq_store_info *info = &f->store.info;
+
+	info->bytes = (uint64_t)st->st_size;
+	/* What the file system works in: writes of less make it read first. */
+	if (st->st_blksize > 0 && st->st_blksize <= 65536) {
+		info->physical = (uint32_t)st->st_blksize;
+		info->min_io = info->physical;
+		info->discard_align = info->physical;
+	}
+	f->device_block = 1;
+	f->direct_offset_align = 4096;
+	f->direct_mem_align = 4096;
+	/*
+	 * Offered without being tried, as to try is to change the file. One that
+	 * cannot make holes keeps what is discarded, and has zeroes written.
+	 */
+	info->discard_max = DISCARD_MAX;
+	info->zero_max = ZERO_MAX;
+	info->zero_unmaps = true;
+}
+
+static int measure(struct file_store *f, const char *path, struct virtq_error *err)
+{
+	struct stat st;
+	int rc = 0;
+
+	if (fstat(f->fd, &st))
+		return error_set_errno(err, -errno, "cannot examine %s", path);
+	if (S_ISREG(st.st_mode))
+		measure_regular(f, &st);
+	else if (S_ISBLK(st.st_mode))
+		rc = measure_device(f, st.st_rdev);
+	else
+		return error_set(err, -EINVAL,
+				 "%s is neither a regular file nor a block device", path);
+	if (rc)
+		return error_set_errno(err, rc, "cannot measure the block device %s", path);
+	if (!f->store.info.bytes || f->store.info.bytes % STORE_SECTOR_BYTES)
+		return error_set(err, -EINVAL,
+				 "%s has %llu bytes: a disk needs a multiple of %u, and not 0",
+				 path, (unsigned long long)f->store.info.bytes,
+				 STORE_SECTOR_BYTES);
+	return 0;
+}
+
+/* Tell only what a disk can compute with. */
+static void settle(struct virtq_store_info *info)
+{
+	uint32_t block = info->block;
+
+	if (!is_power_of_2(info->physical) || info->physical < block ||
+	    info->alignment % block) {
+		info->physical = 0;
+		info->alignment = 0;
+	}
+	if (info->min_io % block)
+		info->min_io = 0;
+	if (info->opt_io % block)
+		info->opt_io = 0;
+	if (info->discard_align % STORE_SECTOR_BYTES)
+		info->discard_align = 0;
+}
+
+/* ---- O_DIRECT ------------------------------------------------------------ */
+
+static int direct_alignment(struct file_store *f, const char *path, struct virtq_error *err)
+{
+#ifdef STATX_DIOALIGN
+	struct statx sx;
+
+	if (statx(f->direct_fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 &&
+	    sx.stx_mask & STATX_DIOALIGN) {
+		f->direct_mem_align = sx.stx_dio_mem_align;
+		f->direct_offset_align = sx.stx_dio_offset_align;
+	}
+#endif
+	if (!is_power_of_2(f->direct_mem_align) || !is_power_of_2(f->direct_offset_align))
+		return error_set(err, -EINVAL, "the file system of %s does not do O_DIRECT", path);
+	return 0;
+}
+
+static int open_direct(struct file_store *f, const char *path, bool read_only,
+		       struct virtq_error *err)
+{
+	struct stat buffered, direct;
+	uint8_t *bounce;
+	int rc;
+
+	f->direct_fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC);
+	if (f->direct_fd < 0 && errno == EINVAL)
+		return error_set(err, -EINVAL, "the file system of %s does not do O_DIRECT", path);
+	if (f->direct_fd < 0)
+		return error_set_errno(err, -errno, "cannot open %s with O_DIRECT", path);
+	if (fstat(f->fd, &buffered) || fstat(f->direct_fd, &direct) ||
+	    buffered.st_dev != direct.st_dev || buffered.st_ino != direct.st_ino)
+		return error_set(err, -EBUSY, "%s was replaced while it was being opened", path);
+	rc = direct_alignment(f, path, err);
+	if (rc)
+		return rc;
+	/*
+	 * Larger blocks than 512 bytes: let the driver use them, or each of its
+	 * small requests would have to go through the page cache.
+	 */
+	if (f->direct_offset_align > STORE_SECTOR_BYTES &&
+	    f->store.info.bytes % f->direct_offset_align == 0)
+		f->store.info.block = f->direct_offset_align;
+
+	/* Both are far below; a file that wants more goes without. */
+	if (f->direct_mem_align > f->page_bytes || f->direct_offset_align > BOUNCE_BYTES)
+		return 0;
+	bounce = mmap(NULL, (size_t)BOUNCE_BYTES * BOUNCE_COUNT, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (bounce == MAP_FAILED)
+		return error_set(err, -ENOMEM, "no memory for the buffers of %s", path);
+	f->bounce = bounce;
+	return 0;
+}
+
+/* ---- Open and close ------------------------------------------------------ */
+
+static int64_t file_refresh(struct virtq_store *store)
+{
+	struct file_store *f = container_of(store, struct file_store, store);
+	uint64_t bytes = 0;
+	struct stat st;
+
+	if (f->is_device) {
+		if (ioctl(f->fd, BLKGETSIZE64, &bytes))
+			return -errno;
+	} else {
+		if (fstat(f->fd, &st))
+			return -errno;
+		bytes = (uint64_t)st.st_size;
+	}
+	if (bytes && bytes % STORE_SECTOR_BYTES == 0)
+		shm_word_write(&store->info.bytes, bytes);
+	return (int64_t)bytes;
+}
+
+static void file_close(struct virtq_store *store)
+{
+	struct file_store *f = container_of(store, struct file_store, store);
+
+	if (f->bounce)
+		munmap(f->bounce, (size_t)BOUNCE_BYTES * BOUNCE_COUNT);
+	if (f->direct_fd >= 0)
+		close(f->direct_fd);
+	if (f->fd >= 0)
+		close(f->fd);
+	pthread_mutex_destroy(&f->bounce_lock);
+	free(f);
+}
+
+static const struct virtq_store_ops file_ops = {
+	.name = "file",
+	.start = file_start,
+	.finish = file_finish,
+	.refresh = file_refresh,
+	.close = file_close,
+};
+
+static int open_file(struct file_store *f, const char *path,
+		     const struct virtq_store_options *options, struct virtq_error *err)
+{
+	int flags = (options->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
+	struct stat st;
+	int rc;
+
+	/* Exclusive on a block device: the kernel refuses one that is mounted. */
+	if (stat(path, &st) == 0 && S_ISBLK(st.st_mode) && !options->read_only)
+		flags |= O_EXCL;
+	/* Not to wait for the other end if it is a pipe; measure() refuses it. */
+	f->fd = open(path, flags | O_NONBLOCK);
+	if (f->fd < 0)
+		return error_set_errno(err, -errno, "cannot open %s", path);
+	fcntl(f->fd, F_SETFL, fcntl(f->fd, F_GETFL) & ~O_NONBLOCK);
+
+	rc = measure(f, path, err);
+	if (!rc)
+		rc = lock_file(f, path, options->read_only, err);
+	if (!rc && options->direct)
+		rc = open_direct(f, path, options->read_only, err);
+	return rc;
+}
+
+int store_file_open(struct virtq_store **out, const char *path,
+		    const struct virtq_store_options *options, struct virtq_error *err)
+{
+	struct file_store *f = calloc(1, sizeof(*f));
+	int rc;
+
+	if (!f)
+		return error_set(err, -ENOMEM, "no memory for a store");
+	f->store.ops = &file_ops;
+	f->store.info.read_only = options->read_only;
+	f->store.info.block = STORE_SECTOR_BYTES;
+	f->fd = f->direct_fd = -1;
+	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	pthread_mutex_init(&f->bounce_lock, NULL);
+	rc = open_file(f, path, options, err);
+	if (rc) {
+		file_close(&f->store);
+		return rc;
+	}
+	settle(&f->store.info);
+	*out = &f->store;
+	return 0;
+}

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A file or block device as a store: which operations a piece of work becomes.
+ * It goes through some of the stages below, one operation at a time.
+ */
+#include "dev/store_file.h"
+
+#include <errno.h>
+#include <linux/falloc.h>
+
+#include "base/check.h"
+#include "base/shm.h"
+
+enum file_stage {
+	FILE_MOVES,		/* between file and the driver's memory */
+	FILE_BOUNCES,		/* the same by a buffer of ours, piece by piece */
+	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
+	FILE_KEEPS,		/* takes the space of a hole again */
+	FILE_ZEROES,		/* zeroes that keep their space */
+	FILE_WRITES_ZEROES,	/* the same by hand, piece by piece */
+	FILE_SYNCS,
+};
+
+struct file_io {
+	enum file_stage stage;
+	uint8_t *bounce;		/* BOUNCES: ours until the end */
+	struct virtq_span span;		/* what the engine moves, piece by piece */
+	uint64_t piece;			/* bytes of it */
+	uint64_t done;			/* bytes of pieces before it */
+};
+
+_Static_assert(sizeof(struct file_io) <= sizeof(((struct virtq_store_io *)NULL)->room),
+	       "fits where the device has room for it");
+
+/* Never written. */
+static uint8_t zeroes[BOUNCE_BYTES];
+
+static struct file_io *file_io_of(struct virtq_store_io *io)
+{
+	return (struct file_io *)(void *)io->room;
+}
+
+static enum virtq_verdict ended(struct virtq_store_io *io, int64_t result)
+{
+	io->result = (int)result;
+	return VIRTQ_DONE;
+}
+
+static enum virtq_verdict sync_file(struct file_store *f, struct virtq_store_io *io,
+				    struct virtq_op *op)
+{
+	file_io_of(io)->stage = FILE_SYNCS;
+	/* Of the file, so that direct writes are covered too. */
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_SYNC, .fd = f->fd };
+	return VIRTQ_SUBMIT;
+}
+
+/* The work is done, but perhaps not stable. */
+static enum virtq_verdict performed(struct file_store *f, struct virtq_store_io *io,
+				    struct virtq_op *op)
+{
+	if (io->kind != VIRTQ_STORE_READ && io->flags & VIRTQ_STORE_STABLE)
+		return sync_file(f, io, op);
+	return ended(io, 0);
+}
+
+/* ---- Buffers ------------------------------------------------------------- */
+
+static uint8_t *bounce_get(struct file_store *f)
+{
+	uint8_t *buffer = NULL;
+	int free_bit;
+
+	if (!f->bounce)
+		return NULL;
+	pthread_mutex_lock(&f->bounce_lock);
+	free_bit = __builtin_ffs((int)~f->bounce_taken);
+	if (free_bit) {
+		f->bounce_taken |= 1u << (free_bit - 1);
+		buffer = f->bounce + (size_t)BOUNCE_BYTES * (unsigned int)(free_bit - 1);
+	}
+	pthread_mutex_unlock(&f->bounce_lock);
+	return buffer;
+}
+
+static void bounce_put(struct file_store *f, const uint8_t *buffer)
+{
+	size_t number = (size_t)(buffer - f->bounce) / BOUNCE_BYTES;
+
+	pthread_mutex_lock(&f->bounce_lock);
+	f->bounce_taken &= ~(1u << number);
+	pthread_mutex_unlock(&f->bounce_lock);
+}
+
+/* Whatever is left, by at most a buffer at a time. */
+static void next_piece(const struct virtq_store_io *io, struct file_io *fio, uint8_t *memory)
+{
+	uint64_t left = io->bytes - fio->done;
+
+	fio->piece = left < BOUNCE_BYTES ? left : BOUNCE_BYTES;
+	fio->span = (struct virtq_span){ memory, (size_t)fio->piece };
+}
+
+/* ---- Reading and writing ------------------------------------------------- */
+
+static bool spans_aligned(const struct virtq_cursor *c, uint32_t mem_align,
+			  uint32_t len_align)
+{
+	uintptr_t bases = 0;
+	size_t lens = 0;
+
+	for (uint32_t i = 0; i < c->count; i++) {
+		bases |= (uintptr_t)c->spans[i].base;
+		lens |= c->spans[i].len;
+	}
+	return !(bases & (mem_align - 1)) && !(lens & (len_align - 1));
+}
+
+/*
+ * Past the page cache if the file can take the range that way, through it
+ * otherwise. The two see the same data: before a direct read the kernel writes
+ * back the dirty pages of its range, and before and after a direct write it
+ * throws the pages of its range away.
+ *
+ * That leaves a buffered and a direct write to different sectors of one page at
+ * the same time: the page would be read before and written back after the
+ * direct write, and undo it. So a write goes direct only in whole pages. Then
+ * the two can meet only where the driver wrote the same sectors twice at once.
+ * A hole or zeroes that end within a page are like a buffered write to it.
+ */
+static bool range_goes_direct(const struct file_store *f, const struct virtq_store_io *io)
+{
+	uint32_t align = f->direct_offset_align;
+
+	if (f->direct_fd < 0)
+		return false;
+	if (io->kind == VIRTQ_STORE_WRITE && align < f->page_bytes)
+		align = f->page_bytes;
+	return !((io->offset | io->bytes) & (align - 1));
+}
+
+static enum virtq_verdict bounce(struct file_store *f, struct virtq_store_io *io,
+				 struct virtq_op *op)
+{
+	struct file_io *fio = file_io_of(io);
+	bool reads = io->kind == VIRTQ_STORE_READ;
+
+	fio->stage = FILE_BOUNCES;
+	next_piece(io, fio, fio->bounce);
+	if (!reads)
+		virtq_req_read(io->req, fio->bounce, (size_t)fio->piece);
+	*op = (struct virtq_op){
+		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = f->direct_fd,
+		.offset = io->offset + fio->done, .spans = &fio->span, .span_count = 1,
+	};
+	return VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict bounced(struct file_store *f, struct virtq_store_io *io,
+				  struct virtq_op *op, int64_t result)
+{
+	struct file_io *fio = file_io_of(io);
+	uint64_t moved = result < 0 ? 0 : (uint64_t)result;
+
+	if (io->kind == VIRTQ_STORE_READ)
+		virtq_req_write(io->req, fio->bounce, (size_t)moved);
+	fio->done += moved;
+	if (moved == fio->piece && fio->done < io->bytes)
+		return bounce(f, io, op);
+	bounce_put(f, fio->bounce);
+	if (moved != fio->piece)
+		return ended(io, result < 0 ? result : -EIO);
+	return performed(f, io, op);
+}
+
+static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io *io,
+				     struct virtq_op *op)
+{
+	struct file_io *fio = file_io_of(io);
+	bool reads = io->kind == VIRTQ_STORE_READ;
+	int fd = f->fd;
+
+	if (range_goes_direct(f, io)) {
+		if (LIKELY(spans_aligned(reads ? &io->req->wr : &io->req->rd,
+					 f->direct_mem_align, f->direct_offset_align))) {
+			fd = f->direct_fd;
+		} else {
+			/* If all buffers are taken the page cache is one more. */
+			fio->bounce = bounce_get(f);
+			if (fio->bounce)
+				return bounce(f, io, op);
+		}
+	}
+	fio->stage = FILE_MOVES;
+	*op = (struct virtq_op){
+		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = fd, .offset = io->offset,
+	};
+	return VIRTQ_SUBMIT;
+}
+
+/* ---- Discarding and zeroing ---------------------------------------------- */
+
+/* These ranges are good: so it is the file system, or the device, that does not do such things. */
+static bool cannot(int64_t result)
+{
+	return result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL ||
+	       result == -ENODEV;
+}
+
+static enum virtq_verdict allocate(struct file_store *f, const struct virtq_store_io *io,
+				   enum file_stage stage, struct file_io *fio,
+				   struct virtq_op *op)
+{
+	uint32_t mode = stage == FILE_PUNCHES ? FALLOC_FL_PUNCH_HOLE :
+			stage == FILE_ZEROES ? FALLOC_FL_ZERO_RANGE : 0;
+
+	fio->stage = stage;
+	*op = (struct virtq_op){
+		.kind = VIRTQ_OP_ALLOCATE, .fd = f->fd, .flags = mode | FALLOC_FL_KEEP_SIZE,
+		.offset = io->offset, .bytes = io->bytes,
+	};
+	return VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict write_zeroes(struct file_store *f, struct virtq_store_io *io,
+				       struct virtq_op *op)
+{
+	struct file_io *fio = file_io_of(io);
+
+	fio->stage = FILE_WRITES_ZEROES;
+	next_piece(io, fio, zeroes);
+	*op = (struct virtq_op){
+		.kind = VIRTQ_OP_WRITE, .fd = f->fd, .offset = io->offset + fio->done,
+		.spans = &fio->span, .span_count = 1,
+	};
+	return VIRTQ_SUBMIT;
+}
+
+/* By the best way that is not known to be closed. */
+static enum virtq_verdict make_zeroes(struct file_store *f, struct virtq_store_io *io,
+				      struct virtq_op *op)
+{
+	struct file_io *fio = file_io_of(io);
+	bool zero_range = !shm_flag_read(&f->no_zero_range);
+	bool punch = !shm_flag_read(&f->no_punch);
+
+	if ((io->offset | io->bytes) & (f->device_block - 1))
+		return write_zeroes(f, io, op);
+	/* A hole whose space is taken again is as good; but not so in a device. */
+	if (punch && (io->flags & VIRTQ_STORE_MAY_UNMAP || (!zero_range && !f->is_device)))
+		return allocate(f, io, FILE_PUNCHES, fio, op);
+	if (zero_range)
+		return allocate(f, io, FILE_ZEROES, fio, op);
+	return write_zeroes(f, io, op);
+}
+
+static enum virtq_verdict punched(struct file_store *f, struct virtq_store_io *io,
+				  struct virtq_op *op, int64_t result)
+{
+	if (cannot(result)) {
+		shm_flag_write(&f->no_punch, true);
+		/* A discard is a wish, and need not be granted. */
+		return io->kind == VIRTQ_STORE_DISCARD ? ended(io, 0) : make_zeroes(f, io, op);
+	}
+	if (result < 0)
+		return ended(io, result);
+	if (io->kind == VIRTQ_STORE_ZERO && !(io->flags & VIRTQ_STORE_MAY_UNMAP))
+		return allocate(f, io, FILE_KEEPS, file_io_of(io), op);
+	return performed(f, io, op);
+}
+
+static enum virtq_verdict start_discard(struct file_store *f, struct virtq_store_io *io,
+					struct virtq_op *op)
+{
+	uint64_t block = f->device_block, end = io->offset + io->bytes;
+
+	if (shm_flag_read(&f->no_punch))
+		return ended(io, 0);
+	/* What is no whole block of the device stays. */
+	io->offset = align_up(io->offset, block);
+	end -= end % block;
+	if (io->offset >= end)
+		return ended(io, 0);
+	io->bytes = end - io->offset;
+	return allocate(f, io, FILE_PUNCHES, file_io_of(io), op);
+}
+
+/* ---- The store's two calls ----------------------------------------------- */
+
+enum virtq_verdict file_start(struct virtq_store *store, struct virtq_store_io *io,
+			      struct virtq_op *op)
+{
+	struct file_store *f = container_of(store, struct file_store, store);
+
+	file_io_of(io)->done = 0;
+	switch (io->kind) {
+	case VIRTQ_STORE_READ:
+	case VIRTQ_STORE_WRITE:
+		return start_data(f, io, op);
+	case VIRTQ_STORE_FLUSH:
+		return sync_file(f, io, op);
+	case VIRTQ_STORE_DISCARD:
+		return start_discard(f, io, op);
+	case VIRTQ_STORE_ZERO:
+		return make_zeroes(f, io, op);
+	case VIRTQ_STORE_ERASE:
+		break;
+	}
+	return ended(io, -EOPNOTSUPP);
+}
+
+enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io *io,
+			       struct virtq_op *op, int64_t result)
+{
+	struct file_store *f = container_of(store, struct file_store, store);
+	struct file_io *fio = file_io_of(io);
+
+	switch (fio->stage) {
+	case FILE_MOVES:
+		if (LIKELY(result >= 0 && (uint64_t)result == io->bytes))
+			return performed(f, io, op);
+		/* Short: the file ends before the disk does, someone cut it. */
+		return ended(io, result < 0 ? result : -EIO);
+	case FILE_BOUNCES:
+		return bounced(f, io, op, result);
+	case FILE_PUNCHES:
+		return punched(f, io, op, result);
+	case FILE_KEEPS:
+		/* It reads as zeroes, which is what counts. */
+		if (result < 0 && !cannot(result))
+			return ended(io, result);
+		return performed(f, io, op);
+	case FILE_ZEROES:
+		if (cannot(result)) {
+			shm_flag_write(&f->no_zero_range, true);
+			return make_zeroes(f, io, op);
+		}
+		return result < 0 ? ended(io, result) : performed(f, io, op);
+	case FILE_WRITES_ZEROES:
+		if (result < 0 || (uint64_t)result != fio->piece)
+			return ended(io, result < 0 ? result : -EIO);
+		fio->done += fio->piece;
+		return fio->done < io->bytes ? write_zeroes(f, io, op) : performed(f, io, op);
+	case FILE_SYNCS:
+		break;
+	}
+	return ended(io, result);
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two stores that answer at once: one that is nothing, to measure what is around
+ * it, and one that is memory.
+ */
+#include "dev/store.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+static enum virtq_verdict ended(struct virtq_store_io *io, int result)
+{
+	io->result = result;
+	return VIRTQ_DONE;
+}
+
+/* ---- Nothing ------------------------------------------------------------- */
+
+#define NULL_RANGE_MAX ((uint64_t)1 << 30)
+
+/*
+ * What is read is zeroes. To leave the driver's memory as it is would be faster
+ * by little, and then nothing could be reported as written.
+ */
+static enum virtq_verdict null_start(struct virtq_store *store, struct virtq_store_io *io,
+				     struct virtq_op *op)
+{
+	(void)store;
+	(void)op;
+	if (io->kind == VIRTQ_STORE_READ) {
+		const struct virtq_cursor *c = &io->req->wr;
+
+		for (uint32_t i = 0; i < c->count; i++)
+			memset(c->spans[i].base, 0, c->spans[i].len);
+		virtq_req_wrote(io->req, io->bytes);
+	}
+	return ended(io, io->kind == VIRTQ_STORE_ERASE ? -EOPNOTSUPP : 0);
+}
+
+static void null_close(struct virtq_store *store)
+{
+	free(store);
+}
+
+static const struct virtq_store_ops null_ops = {
+	.name = "null", .start = null_start, .close = null_close,
+};
+
+int store_null_open(struct virtq_store **out, uint64_t bytes,
+		    const struct virtq_store_options *options, struct virtq_error *err)
+{
+	struct virtq_store *store = calloc(1, sizeof(*store));
+
+	if (!store)
+		return error_set(err, -ENOMEM, "no memory for a store");
+	store->ops = &null_ops;
+	store->info = (struct virtq_store_info){
+		.bytes = bytes, .read_only = options->read_only, .block = STORE_SECTOR_BYTES,
+		.discard_max = NULL_RANGE_MAX, .zero_max = NULL_RANGE_MAX, .zero_unmaps = true,
+	};
+	*out = store;
+	return 0;
+}
+
+/* ---- Memory -------------------------------------------------------------- */
+
+/* Zeroes are written by the engine's thread, which has other things to do. */
+#define RAM_ZERO_MAX ((uint64_t)8 << 20)
+#define RAM_DISCARD_MAX ((uint64_t)1 << 30)
+
+struct ram_store {
+	struct virtq_store store;
+	uint8_t *memory;	/* zeroes where nothing was written, which takes no space */
+	uint64_t page_bytes;
+};
+
+/* Give whole pages back. What is left of the range, in front and behind, is not touched. */
+static void ram_discard(const struct ram_store *ram, uint64_t offset, uint64_t bytes)
+{
+	uint64_t from = align_up(offset, ram->page_bytes);
+	uint64_t to = offset + bytes - (offset + bytes) % ram->page_bytes;
+
+	if (from < to)
+		madvise(ram->memory + from, (size_t)(to - from), MADV_DONTNEED);
+}
+
+static void ram_zero(const struct ram_store *ram, const struct virtq_store_io *io)
+{
+	uint64_t end = io->offset + io->bytes;
+	uint64_t from = align_up(io->offset, ram->page_bytes), to = end - end % ram->page_bytes;
+
+	if (!(io->flags & VIRTQ_STORE_MAY_UNMAP) || from >= to ||
+	    madvise(ram->memory + from, (size_t)(to - from), MADV_DONTNEED)) {
+		memset(ram->memory + io->offset, 0, (size_t)io->bytes);
+		return;
+	}
+	memset(ram->memory + io->offset, 0, (size_t)(from - io->offset));
+	memset(ram->memory + to, 0, (size_t)(end - to));
+}
+
+static enum virtq_verdict ram_start(struct virtq_store *store, struct virtq_store_io *io,
+				    struct virtq_op *op)
+{
+	struct ram_store *ram = container_of(store, struct ram_store, store);
+
+	(void)op;
+	switch (io->kind) {
+	case VIRTQ_STORE_READ:
+		virtq_req_write(io->req, ram->memory + io->offset, (size_t)io->bytes);
+		return ended(io, 0);
+	case VIRTQ_STORE_WRITE:
+		virtq_req_read(io->req, ram->memory + io->offset, (size_t)io->bytes);
+		return ended(io, 0);
+	case VIRTQ_STORE_FLUSH:
+		return ended(io, 0);	/* as stable as it will ever be */
+	case VIRTQ_STORE_DISCARD:
+		ram_discard(ram, io->offset, io->bytes);
+		return ended(io, 0);
+	case VIRTQ_STORE_ZERO:
+		ram_zero(ram, io);
+		return ended(io, 0);
+	case VIRTQ_STORE_ERASE:
+		break;		/* the kernel may have swapped a copy out */
+	}
+	return ended(io, -EOPNOTSUPP);
+}
+
+static void ram_close(struct virtq_store *store)
+{
+	struct ram_store *ram = container_of(store, struct ram_store, store);
+
+	munmap(ram->memory, (size_t)store->info.bytes);
+	free(ram);
+}
+
+static const struct virtq_store_ops ram_ops = {
+	.name = "ram", .start = ram_start, .close = ram_close,
+};
+
+int store_ram_open(struct virtq_store **out, uint64_t bytes,
+		   const struct virtq_store_options *options, struct virtq_error *err)
+{
+	struct ram_store *ram;
+	void *memory = MAP_FAILED;
+
+	if (bytes <= SIZE_MAX)
+		memory = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory == MAP_FAILED)
+		return error_set(err, -ENOMEM, "no memory for a disk of %llu bytes",
+				 (unsigned long long)bytes);
+	ram = calloc(1, sizeof(*ram));
+	if (!ram) {
+		munmap(memory, (size_t)bytes);
+		return error_set(err, -ENOMEM, "no memory for a store");
+	}
+	ram->memory = memory;
+	ram->page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+	ram->store.ops = &ram_ops;
+	ram->store.info = (struct virtq_store_info){
+		.bytes = bytes, .read_only = options->read_only, .block = STORE_SECTOR_BYTES,
+		.physical = (uint32_t)ram->page_bytes, .min_io = (uint32_t)ram->page_bytes,
+		.discard_max = RAM_DISCARD_MAX, .discard_align = (uint32_t)ram->page_bytes,
+		.zero_max = RAM_ZERO_MAX, .zero_unmaps = true,
+	};
+	*out = &ram->store;
+	return 0;
+}
