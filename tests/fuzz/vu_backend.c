@@ -39,6 +39,7 @@
 static struct virtq_model *model;
 static struct virtq_engine *engine;
 static struct vuser_counters counters = { .lock = PTHREAD_MUTEX_INITIALIZER };
+static struct vuser_channel channel = { .lock = PTHREAD_MUTEX_INITIALIZER, .fd = -1 };
 static struct virtq_vhost_user_server_config config;
 static uint64_t offered;
 static int memory_fd, notify_fd;
@@ -92,6 +93,7 @@ static void fill(const struct run *r, struct vuser_msg *msg, uint32_t request, u
 	case VHOST_USER_SET_PROTOCOL_FEATURES:
 		msg->payload.u64 = BIT(VHOST_USER_PROTOCOL_F_MQ) |
 				   BIT(VHOST_USER_PROTOCOL_F_REPLY_ACK) |
+				   BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ) |
 				   BIT(VHOST_USER_PROTOCOL_F_CONFIG) |
 				   BIT(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |
 				   BIT(VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS);
@@ -125,13 +127,15 @@ static void fill(const struct run *r, struct vuser_msg *msg, uint32_t request, u
 		msg->payload.u64 = index;
 		msg->fd_count = 1;
 		break;
+	case VHOST_USER_SET_BACKEND_REQ_FD: msg->fd_count = 1; break;
 	case VHOST_USER_GET_CONFIG: vuser_msg_set_config(msg, 0, 60); break;
 	case VHOST_USER_SET_CONFIG: vuser_msg_set_config(msg, 32, 1); break;
 	default: break;
 	}
 	for (unsigned int i = 0; i < msg->fd_count; i++)
 		msg->fds[i] = request == VHOST_USER_SET_MEM_TABLE ||
-			      request == VHOST_USER_ADD_MEM_REG ? memory_fd : notify_fd;
+			      request == VHOST_USER_ADD_MEM_REG ? memory_fd :
+			      request == VHOST_USER_SET_BACKEND_REQ_FD ? r->client : notify_fd;
 }
 
 /* A file of the client's own that can be made shorter while it is mapped. */
@@ -373,6 +377,7 @@ static void turn(struct run *r)
 	default:
 		if (r->short_fd >= 0)
 			FUZZ_CHECK(!ftruncate(r->short_fd, take16(&r->in)));
+		vuser_channel_tell(&channel);
 		break;
 	}
 }
@@ -440,7 +445,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	FUZZ_CHECK(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets));
 	r.client = sockets[0];
 	r.server = sockets[1];
-	FUZZ_CHECK(!vuser_session_open(&r.session, r.server, &config, &counters, offered));
+	FUZZ_CHECK(!vuser_session_open(&r.session, r.server, &config, &counters, &channel,
+				       offered));
 	how = take8(&r.in);
 	r.packed = how & 1;
 	set_view(&r);
