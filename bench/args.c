@@ -3,6 +3,7 @@
 #include "args.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,12 +48,26 @@ unsigned int args_numbers(const char *option, char *text, unsigned int *list, un
 	return count;
 }
 
+void args_divide(unsigned int whole, const char *what, const unsigned int *list,
+		 unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++)
+		if (whole % list[i])
+			die(2, "%u %s are no multiple of the batch %u", whole, what, list[i]);
+}
+
 void args_word(const char *option, const char *text, const char *const *words)
 {
 	for (unsigned int i = 0; words[i]; i++)
 		if (!strcmp(text, words[i]))
 			return;
 	die(2, "--%s does not know '%s'", option, text);
+}
+
+void args_end(int argc, char **argv)
+{
+	if (optind < argc)
+		die(2, "'%s' is not an option", argv[optind]);
 }
 
 FILE *args_create(const char *path)

@@ -162,12 +162,8 @@ static void parse(struct options *o, int argc, char **argv)
 		default: fputs("Try 'driver --help'.\n", stderr); exit(2);
 		}
 	}
-	if (optind < argc)
-		die(2, "'%s' is not an option", argv[optind]);
-	for (unsigned int i = 0; i < o->batches; i++)
-		if (o->count % o->batch[i])
-			die(2, "%u buffers are no multiple of the batch %u", o->count,
-			    o->batch[i]);
+	args_end(argc, argv);
+	args_divide(o->count, "buffers", o->batch, o->batches);
 	if (!o->rounds)
 		o->rounds = o->once ? 1 : o->quick ? 5 : 11;
 	if (!o->laps)

@@ -30,18 +30,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$dir"
 
-# One block of bars: a row per batch and chain, a column per layout; column $3 is the
-# ratio. What the file lacks stays "-", which gnuplot leaves out.
-bars() {	# mode part column
-	awk -F '\t' -v mode="$1" -v part="$2" -v column="$3" '
-	BEGIN { n = split("split packed split-in-order packed-in-order", layout, " ") }
-	NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) at = i; next }
-	$1 == mode && $5 == part && at && $at > 0 {
-		row = $3 " \303\227" $2
-		if (!(row in seen)) { seen[row] = 1; rows[++count] = row }
-		value[row, $4] = $at
-	}
-	END {
+# The rows of a block of bars, a column per layout, of value[row, layout]. What the file
+# lacks stays "-", which gnuplot leaves out; a row of nothing else is left out here.
+tell='
+	function tell(rows, count,    r, i, n, v, line, some, layout) {
+		n = split("split packed split-in-order packed-in-order", layout, " ")
 		for (r = 1; r <= count; r++) {
 			line = "\"" rows[r] "\""
 			some = 0
@@ -52,30 +45,29 @@ bars() {	# mode part column
 			}
 			if (some) print line
 		}
-	}' "$tsv"
+	}'
+
+# One block of bars: a row per batch and chain; column $3 is the ratio.
+bars() {	# mode part column
+	awk -F '\t' -v mode="$1" -v part="$2" -v column="$3" "$tell"'
+	NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) at = i; next }
+	$1 == mode && $5 == part && at && $at > 0 {
+		row = $3 " \303\227" $2
+		if (!(row in seen)) { seen[row] = 1; rows[++count] = row }
+		value[row, $4] = $at
+	}
+	END { tell(rows, count) }' "$tsv"
 }
 
 # The same of bench/driver: a row per way, as far as they were measured; the column is ns.
 ways() {	# shape batch
-	awk -F '\t' -v shape="$1" -v batch="$2" '
+	awk -F '\t' -v shape="$1" -v batch="$2" "$tell"'
 	BEGIN {
-		n = split("split packed split-in-order packed-in-order", layout, " ")
 		ways = split("bare bare-kept pool-recycle pool-rebuild pool-resize pool-alloc " \
 			     "send-again send-new send-new-map", way, " ")
 	}
 	$2 == shape && $3 == batch && $5 == "driver" { value[$4, $1] = $6 }
-	END {
-		for (w = 1; w <= ways; w++) {
-			line = "\"" way[w] "\""
-			some = 0
-			for (i = 1; i <= n; i++) {
-				v = value[way[w], layout[i]]
-				some += v != ""
-				line = line "\t" (v == "" ? "-" : v)
-			}
-			if (some) print line
-		}
-	}' "$tsv"
+	END { tell(way, ways) }' "$tsv"
 }
 
 line="1 with lines linecolor rgb '#555555' dashtype 2 notitle,"

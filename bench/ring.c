@@ -173,12 +173,8 @@ static void parse(struct options *o, int argc, char **argv)
 		default: fputs("Try 'ring --help'.\n", stderr); exit(2);
 		}
 	}
-	if (optind < argc)
-		die(2, "'%s' is not an option", argv[optind]);
-	for (unsigned int i = 0; i < o->batches; i++)
-		if (o->depth % o->batch[i])
-			die(2, "a depth of %u is no multiple of the batch %u", o->depth,
-			    o->batch[i]);
+	args_end(argc, argv);
+	args_divide(o->depth, "buffers in flight", o->batch, o->batches);
 	if (!o->rounds)
 		o->rounds = o->once ? 1 : o->quick ? 5 : 11;
 }

@@ -212,25 +212,29 @@ static inline uintptr_t new_after(struct way *w, unsigned int at, unsigned int n
 
 /* ---- Laps --------------------------------------------------------------- */
 
-/* Every step is a constant where this is expanded. */
+/* The step is a constant where this is expanded. */
+ALWAYS_INLINE uintptr_t each_batch(struct way *w, unsigned int batch, step_fn *step)
+{
+	uintptr_t wrong = 0;
+
+	for (unsigned int k = 0; k < w->count; k += batch)
+		wrong |= step(w, k, batch);
+	return wrong;
+}
+
 ALWAYS_INLINE uintptr_t lap(struct way *w, unsigned int batch, uint64_t at[WAY_PARTS + 1],
 			    step_fn *out, step_fn *device, step_fn *back, step_fn *after)
 {
-	uintptr_t wrong = 0;
-	unsigned int k;
+	uintptr_t wrong;
 
 	at[0] = now_ns();
-	for (k = 0; k < w->count; k += batch)
-		wrong |= out(w, k, batch);
+	wrong = each_batch(w, batch, out);
 	at[1] = now_ns();
-	for (k = 0; k < w->count; k += batch)
-		wrong |= device(w, k, batch);
+	wrong |= each_batch(w, batch, device);
 	at[2] = now_ns();
-	for (k = 0; k < w->count; k += batch)
-		wrong |= back(w, k, batch);
+	wrong |= each_batch(w, batch, back);
 	at[3] = now_ns();
-	for (k = 0; k < w->count; k += batch)
-		wrong |= after(w, k, batch);
+	wrong |= each_batch(w, batch, after);
 	at[4] = now_ns();
 	return wrong;
 }

@@ -286,6 +286,15 @@ static int find_held(const struct virtq_pool *pool, const struct virtq_chain *ch
 	return ((*item)->state & ITEM_STATE) == ITEM_HELD ? 0 : -EBUSY;
 }
 
+/* The same, and which part of it. */
+static int find_held_part(const struct virtq_pool *pool, const struct virtq_chain *chain,
+			  enum virtq_part which, struct item **item, struct part *part)
+{
+	int rc = find_held(pool, chain, item);
+
+	return rc ? rc : find_part(*item, which, part);
+}
+
 int virtq_pool_spans(struct virtq_pool *pool, const struct virtq_chain *chain,
 		     enum virtq_part which, struct virtq_span *spans, unsigned int max)
 {
@@ -296,9 +305,7 @@ int virtq_pool_spans(struct virtq_pool *pool, const struct virtq_chain *chain,
 	int rc = pool_enter(pool);
 
 	if (!rc)
-		rc = find_held(pool, chain, &item);
-	if (!rc)
-		rc = find_part(item, which, &part);
+		rc = find_held_part(pool, chain, which, &item, &part);
 	if (rc)
 		return pool_leave(pool, rc);
 	walk = walk_part(pool, item, part, 0);
@@ -323,9 +330,7 @@ int64_t virtq_pool_copy_out(struct virtq_pool *pool, const struct virtq_chain *c
 	int rc = pool_enter(pool);
 
 	if (!rc)
-		rc = find_held(pool, chain, &item);
-	if (!rc)
-		rc = find_part(item, which, &part);
+		rc = find_held_part(pool, chain, which, &item, &part);
 	if (rc)
 		return pool_leave(pool, rc);
 	walk = walk_part(pool, item, part, offset);

@@ -65,6 +65,16 @@ static void use_chain(struct rig *r, uint32_t count, uintptr_t token)
 	virtq_device_publish(r->device);
 }
 
+/* The chains of add_chain() from @token on are shown, used, and taken back, @n of them. */
+static void go_round(struct rig *r, uint32_t count, uintptr_t token, uint32_t n,
+		     struct virtq_completion *done)
+{
+	virtq_driver_publish(r->driver);
+	for (uint32_t i = 0; i < n; i++)
+		use_chain(r, count, token + i);
+	assert_int_equal(virtq_driver_get(r->driver, done, n), n);
+}
+
 /* Rings that are in order free as ever. */
 static void test_which_layouts(void **state)
 {
@@ -118,9 +128,7 @@ static void test_again(void **state)
 				piece_protect(&r.desc, PROT_READ, PROT_READ);
 		}
 		assert_int_equal(virtq_driver_in_flight(r.driver), 1);
-		virtq_driver_publish(r.driver);
-		use_chain(&r, count, 7);
-		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+		go_round(&r, count, 7, 1, &done);
 		assert_int_equal(done.written, count == CHAIN_ELEMS ? 7 : 0);
 		assert_int_equal(virtq_driver_in_flight(r.driver), 0);
 		assert_int_equal(virtq_driver_room(r.driver), room);
@@ -128,9 +136,7 @@ static void test_again(void **state)
 		assert_int_equal(virtq_driver_again(r.driver, &done, 1), 1);
 		assert_int_equal(virtq_driver_room(r.driver), room);
 	}
-	virtq_driver_publish(r.driver);
-	use_chain(&r, count, 7);
-	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+	go_round(&r, count, 7, 1, &done);
 	assert_int_equal(token_value(done.token), rounds - 1);
 	rig_close(&r);
 }
@@ -195,9 +201,7 @@ static void test_several_entries(void **state)
 	open_keeping(&r, shape);
 	for (uint32_t i = 0; i < 3 * shape->size; i++) {
 		add_chain(&r, CHAIN_ELEMS, 1);
-		virtq_driver_publish(r.driver);
-		use_chain(&r, CHAIN_ELEMS, 1);
-		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+		go_round(&r, CHAIN_ELEMS, 1, 1, &done);
 		assert_int_equal(done.id, VIRTQ_NOT_KEPT);
 		assert_int_equal(virtq_driver_room(r.driver), shape->size);
 		assert_int_equal(virtq_driver_again(r.driver, &done, 1), -EINVAL);
@@ -219,10 +223,7 @@ static void test_batch(void **state)
 	open_keeping(&r, shape);
 	for (uintptr_t i = 0; i < 4; i++)
 		add_chain(&r, 1, i);
-	virtq_driver_publish(r.driver);
-	for (uintptr_t i = 0; i < 4; i++)
-		use_chain(&r, 1, i);
-	assert_int_equal(virtq_driver_get(r.driver, done, 4), 4);
+	go_round(&r, 1, 0, 4, done);
 	assert_int_equal(virtq_driver_again(r.driver, done, 0), 0);
 	mixed[0] = done[2];
 	mixed[1] = done[0];
@@ -255,9 +256,7 @@ static void test_wrong_ids(void **state)
 	add_chain(&r, 1, 1);
 	for (uint32_t id = 0; id < shape->size; id++)	/* nor while it is in flight */
 		assert_int_equal(virtq_driver_free(r.driver, &id, 1), -EINVAL);
-	virtq_driver_publish(r.driver);
-	use_chain(&r, 1, 1);
-	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+	go_round(&r, 1, 1, 1, &done);
 	assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), 1);
 	assert_int_equal(virtq_driver_room(r.driver), shape->size);
 	assert_int_equal(virtq_driver_free(r.driver, &done.id, 1), -EINVAL);
@@ -283,10 +282,7 @@ static void test_let_go(void **state)
 	for (uint32_t turn = 0; turn < 3; turn++) {
 		for (uint32_t i = 0; i < count; i++)
 			add_chain(&r, length, i);
-		virtq_driver_publish(r.driver);
-		for (uint32_t i = 0; i < count; i++)
-			use_chain(&r, length, i);
-		assert_int_equal(virtq_driver_get(r.driver, done, count), count);
+		go_round(&r, length, 0, count, done);
 		for (uint32_t i = 0; i < count; i++)
 			ids[i] = done[i * 7919 % count].id;
 		ids[count] = ids[0];	/* twice: so far, and no further */
@@ -313,9 +309,7 @@ static void test_device_uses_what_is_kept(void **state)
 	open_keeping(&r, shape);
 	add_chain(&r, 1, 1);
 	add_chain(&r, 1, 2);
-	virtq_driver_publish(r.driver);
-	use_chain(&r, 1, 1);
-	assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+	go_round(&r, 1, 1, 1, &done);
 	if (shape->packed) {
 		uint32_t slot = (shape->moved ? shape->start : 0) + 1;
 		bool wrap = !shape->moved ^ (slot >= shape->size);
@@ -347,10 +341,7 @@ static void test_unadd_and_detach(void **state)
 	open_keeping(&r, shape);
 	for (uintptr_t i = 0; i < 3; i++)
 		add_chain(&r, count, i);
-	virtq_driver_publish(r.driver);
-	for (uintptr_t i = 0; i < 3; i++)
-		use_chain(&r, count, i);
-	assert_int_equal(virtq_driver_get(r.driver, done, 3), 3);
+	go_round(&r, count, 0, 3, done);
 	assert_int_equal(virtq_driver_unadd(r.driver, back, 3), 0);
 	assert_int_equal(virtq_driver_again(r.driver, done, 2), 2);
 	assert_int_equal(virtq_driver_unadd(r.driver, back, 1), 1);
@@ -386,10 +377,7 @@ static void test_unadd_frees(void **state)
 	open_keeping(&r, shape);
 	for (uintptr_t i = 0; i < 3; i++)
 		add_chain(&r, CHAIN_ELEMS, i);
-	virtq_driver_publish(r.driver);
-	for (uintptr_t i = 0; i < 3; i++)
-		use_chain(&r, CHAIN_ELEMS, i);
-	assert_int_equal(virtq_driver_get(r.driver, done, 3), 3);
+	go_round(&r, CHAIN_ELEMS, 0, 3, done);
 	assert_int_equal(virtq_driver_again(r.driver, done, 2), 2);
 	assert_int_equal(virtq_driver_unadd(r.driver, back, 3), 2);
 	slot = done[2].id;
@@ -419,18 +407,14 @@ static void test_among_others(void **state)
 
 	open_keeping(&r, shape);
 	add_chain(&r, length, 1);
-	virtq_driver_publish(r.driver);
-	use_chain(&r, length, 1);
-	assert_int_equal(virtq_driver_get(r.driver, &kept, 1), 1);
+	go_round(&r, length, 1, 1, &kept);
 	for (uintptr_t i = 2; i < 200; i++) {
 		uint32_t other = i & 1 || tight ? 1 : CHAIN_ELEMS;
 
 		add_chain(&r, other, i);
 		if (i % 3 == 0)
 			assert_int_equal(virtq_driver_again(r.driver, &kept, 1), 1);
-		virtq_driver_publish(r.driver);
-		use_chain(&r, other, i);
-		assert_int_equal(virtq_driver_get(r.driver, &done, 1), 1);
+		go_round(&r, other, i, 1, &done);
 		assert_int_equal(token_value(done.token), i);
 		assert_int_equal(virtq_driver_free(r.driver, &done.id, 1),
 				 done.id == VIRTQ_NOT_KEPT ? -EINVAL : 1);

@@ -129,17 +129,37 @@ static inline void tell_release(void *arg, const struct virtq_piece *pieces,
 }
 
 /* One readable and one writable piece, in the memory of number @i: 64 bytes each. */
-static inline struct virtq_transfer *rig_prepare(struct rig *r, unsigned int i, struct told *told)
+static inline struct virtq_transfer *rig_prepare_with(struct rig *r, unsigned int i,
+						      virtq_release_fn *release, void *arg)
 {
 	struct virtq_piece pieces[2] = {
 		rig_piece(r, 128 * i, 64), rig_piece(r, 128 * i + 64, 64),
 	};
 	struct virtq_transfer *t = NULL;
 
-	assert_int_equal(virtq_transfer_prepare(r->set, &t, pieces, 1, 1,
-						told ? tell_release : NULL, told), 0);
+	assert_int_equal(virtq_transfer_prepare(r->set, &t, pieces, 1, 1, release, arg), 0);
 	assert_non_null(t);
 	return t;
+}
+
+static inline struct virtq_transfer *rig_prepare(struct rig *r, unsigned int i, struct told *told)
+{
+	return rig_prepare_with(r, i, told ? tell_release : NULL, told);
+}
+
+/* What rig_prepare() with @i made was released, once, with @written bytes. */
+static inline void assert_told(const struct told *told, const struct rig *r, unsigned int i,
+			       int status, size_t written)
+{
+	assert_int_equal(told->calls, 1);
+	assert_int_equal(told->readable, 1);
+	assert_int_equal(told->writable, 1);
+	assert_int_equal(told->status, status);
+	assert_ptr_equal(told->pieces[0].base, r->data + 128 * i);
+	assert_ptr_equal(told->pieces[1].base, r->data + 128 * i + 64);
+	assert_int_equal(told->pieces[0].len, 64);
+	assert_int_equal(told->pieces[0].written, 0);
+	assert_int_equal(told->pieces[1].written, written);
 }
 
 static inline void rig_send(struct rig *r, struct virtq_transfer *t)

@@ -218,62 +218,12 @@ static void publish_says_that_the_kick_failed(void **state)
 	rig_close(&r);
 }
 
-struct attempt {
-	struct virtq_transfers *set;
-	int stage_rc, publish_rc;
-};
-
-static void try_to_stage(void *arg, const struct virtq_piece *pieces, unsigned int readable,
-			 unsigned int writable, int status)
-{
-	struct virtq_piece mine[2] = { pieces[0], pieces[1] };
-	struct attempt *attempt = arg;
-	struct virtq_transfer *t;
-
-	(void)status;
-	assert_int_equal(virtq_transfer_prepare(attempt->set, &t, mine, readable, writable, NULL,
-						NULL), 0);
-	attempt->stage_rc = virtq_transfer_stage(attempt->set, &t, 1);
-	attempt->publish_rc = virtq_transfers_publish(attempt->set);
-}
-
-/* In a release function: as ever; while the set is reset, not before it is over. */
-static void staged_in_a_release_function(void **state)
-{
-	for (unsigned int reset = 0; reset < 2; reset++) {
-		struct attempt attempt = { 0 };
-		struct virtq_piece pieces[2];
-		struct virtq_transfer *t;
-		struct rig r;
-
-		rig_open(&r, *state, &usual);
-		attempt.set = r.set;
-		pieces[0] = rig_piece(&r, 0, 10);
-		pieces[1] = rig_piece(&r, 64, 10);
-		assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, 1, 1, try_to_stage,
-							&attempt), 0);
-		assert_int_equal(virtq_transfer_stage(r.set, &t, 1), 1);
-		virtq_transfer_abandon(t);
-		if (reset) {
-			assert_int_equal(rig_reset(&r), 1);
-		} else {
-			assert_int_equal(virtq_transfers_publish(r.set), 0);
-			assert_int_equal(rig_serve(&r, 2, NULL, 1, 1), 1);
-			assert_int_equal(virtq_transfers_poll(r.set, &t, 1, NULL), 0);
-		}
-		assert_int_equal(attempt.stage_rc, reset ? -ESHUTDOWN : 1);
-		assert_int_equal(attempt.publish_rc, reset ? -ESHUTDOWN : 0);
-		assert_int_equal(rig_serve(&r, 2, NULL, 1, 1), !reset);
-		rig_close(&r);
-	}
-}
-
 int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(staged_go_together), EACH(who_waits_publishes), EACH(staged_and_abandoned),
 		EACH(staged_and_reset), EACH(staged_and_destroyed), EACH(staged_until_it_is_full),
-		EACH(publish_says_that_the_kick_failed), EACH(staged_in_a_release_function),
+		EACH(publish_says_that_the_kick_failed),
 	};
 
 	return rig_run("staged transfers", each, sizeof(each) / sizeof(each[0]), NULL, 0);
