@@ -18,6 +18,7 @@
 #include <virtq/pool.h>
 
 #include "base/check.h"
+#include "ring/driver.h"
 #include "transfer/port.h"
 
 #define POOL_CHUNK 32u			/* chains for which one call of the driver end is made */

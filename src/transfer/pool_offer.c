@@ -48,6 +48,25 @@ ALWAYS_INLINE unsigned int add_fresh(struct virtq_pool *pool, const struct virtq
 	return added;
 }
 
+/* What a chain of one element is, as struct virtq_buffer has it: both counts are one store. */
+struct kind {
+	uint16_t readable, writable;
+};
+
+ALWAYS_INLINE void set_single(struct virtq_buffer *buf, const struct item *item, uint32_t slot,
+			      bool readable)
+{
+	static const struct kind one_readable = { 1, 0 }, one_writable = { 0, 1 };
+	uint32_t both;
+
+	_Static_assert(offsetof(struct virtq_buffer, writable) ==
+		       offsetof(struct virtq_buffer, readable) + sizeof(uint16_t), "side by side");
+	memcpy(&both, readable ? &one_readable : &one_writable, sizeof(both));
+	memcpy(&buf->readable, &both, sizeof(both));
+	buf->segs = &item->seg;
+	buf->token = (void *)(uintptr_t)slot;
+}
+
 static unsigned int chunk_of(const struct virtq_pool *pool, unsigned int count)
 {
 	if (count > POOL_CHUNK)
@@ -81,10 +100,7 @@ static unsigned int offer_writables(struct virtq_pool *pool, unsigned int count,
 		item->writable_bytes = bytes;
 		item->state = ITEM_OFFERED;
 		item->id = ++id;
-		bufs[i].segs = &item->seg;
-		bufs[i].readable = 0;
-		bufs[i].writable = 1;
-		bufs[i].token = (void *)(uintptr_t)slot;
+		set_single(&bufs[i], item, slot, false);
 	}
 	count = add_fresh(pool, bufs, count, chains);
 	if (UNLIKELY(pool->guard))
@@ -137,10 +153,7 @@ static unsigned int offer_singles(struct virtq_pool *pool, const struct virtq_of
 		item->state = ITEM_OFFERED |
 			      (offers[n].flags & VIRTQ_OFFER_FORGET ? ITEM_FORGET : 0);
 		item->id = ++id;
-		bufs[n].segs = &item->seg;
-		bufs[n].readable = !writable;
-		bufs[n].writable = writable != 0;
-		bufs[n].token = (void *)(uintptr_t)slot;
+		set_single(&bufs[n], item, slot, !writable);
 	}
 	if (UNLIKELY(!n))
 		return 0;
@@ -179,22 +192,23 @@ static uint64_t header_addr(const struct virtq_pool *pool, const struct virtq_of
 	return pool->extra_gpa + offset;
 }
 
-static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
-		     struct virtq_chain *chain, bool *lacks_items)
+/*
+ * What the chain of @offer will need, and in *@addr where the device sees a header by
+ * reference. Return: 0, or why there will never be one.
+ */
+static int plan_offer(const struct virtq_pool *pool, const struct virtq_offer *offer,
+		      struct plan *plan, uint64_t *addr)
 {
 	bool reference = offer->header_bytes && offer->flags & VIRTQ_OFFER_REFERENCE;
-	uint64_t readable = reference ? 0 : offer->header_bytes, addr = 0;
-	struct item *item;
-	struct plan plan;
-	uint32_t at = 0;
-	int rc;
+	uint64_t readable = reference ? 0 : offer->header_bytes;
 
+	*addr = 0;
 	if (offer->flags & ~(VIRTQ_OFFER_FORGET | VIRTQ_OFFER_REFERENCE) ||
 	    (!reference && offer->header_bytes && !offer->header))
 		return -EINVAL;
 	if (reference) {
-		addr = header_addr(pool, offer);
-		if (!addr)
+		*addr = header_addr(pool, offer);
+		if (!*addr)
 			return -EFAULT;
 	}
 	for (uint32_t p = 0; p < offer->part_count; p++) {
@@ -202,8 +216,19 @@ static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
 			return -EMSGSIZE;
 		readable += offer->parts[p].len;
 	}
-	rc = pool_plan(pool, &plan, reference ? offer->header_bytes : 0, readable,
-		       offer->writable_bytes);
+	return pool_plan(pool, plan, reference ? offer->header_bytes : 0, readable,
+			 offer->writable_bytes);
+}
+
+static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
+		     struct virtq_chain *chain, bool *lacks_items)
+{
+	struct item *item;
+	struct plan plan;
+	uint64_t addr;
+	uint32_t at = 0;
+	int rc = plan_offer(pool, offer, &plan, &addr);
+
 	if (rc)
 		return rc;
 	*lacks_items = plan.items > pool->free_count;
@@ -217,7 +242,7 @@ static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
 		pool_dismantle(pool, item);
 		return rc;
 	}
-	if (!reference && offer->header_bytes)
+	if (!addr && offer->header_bytes)
 		at = pool_fill(pool, item, 0, offer->header, offer->header_bytes);
 	for (uint32_t p = 0; p < offer->part_count; p++)
 		at += pool_fill(pool, item, at, offer->parts[p].base, offer->parts[p].len);
@@ -234,11 +259,22 @@ static int offer_one(struct virtq_pool *pool, const struct virtq_offer *offer,
 	return 0;
 }
 
+/* Nothing is offered, but what can never be is not waited for either. */
+NEVER_INLINE static int offer_paused(const struct virtq_pool *pool, const struct demand *d)
+{
+	const struct virtq_offer *next = d->offers ? d->offers + d->done : &d->each;
+	struct plan plan;
+	uint64_t addr;
+	int rc = d->done < d->count ? plan_offer(pool, next, &plan, &addr) : 0;
+
+	return rc ? rc : -EAGAIN;
+}
+
 /* Offer what is left of @d. Return: 0 if that was all, or why the next one was refused. */
 static int offer_now(struct virtq_pool *pool, struct demand *d)
 {
 	if (UNLIKELY(pool->paused))
-		return -EAGAIN;
+		return offer_paused(pool, d);
 	while (d->done < d->count) {
 		const struct virtq_offer *offers = d->offers ? d->offers + d->done : &d->each;
 		struct virtq_chain *chains = d->chains ? d->chains + d->done : NULL;
@@ -347,108 +383,71 @@ int virtq_pool_offer_writable(struct virtq_pool *pool, unsigned int count, uint3
 #define STATE_KEPT (ITEM_HELD | ITEM_KEPT)
 
 /*
- * A chain of the caller's in @state becomes OFFERED under the next id, which the
- * handle gets too, so that one given twice is stale the second time. NULL if it is none.
+ * The fast way: chains that have their ring entries still, however many those are, if
+ * @kept, else such as offer_singles() makes. A handle gets the next id as its chain does,
+ * so that one given twice is stale the second time.
+ *
+ * What the ring could refuse is left to recycle_one() before anything has changed: nothing
+ * has to be undone.
  */
-ALWAYS_INLINE struct item *recycle_next(struct item *items, uint32_t item_count,
-					struct virtq_chain *chain, uint32_t mask, uint32_t state,
-					uint64_t id)
+ALWAYS_INLINE unsigned int recycle_chunk(struct virtq_pool *pool, struct virtq_chain *chains,
+					 unsigned int count, const bool kept)
 {
-	uint32_t slot = chain->slot;
-	struct item *item = &items[slot];
+	const uint32_t mask = kept ? ITEM_MANY : 0, state = kept ? STATE_KEPT : ITEM_HELD;
+	const uint32_t most = kept || pool->q->room > POOL_CHUNK ? POOL_CHUNK : pool->q->room;
+	struct virtq_completion again[POOL_CHUNK];
+	struct virtq_buffer bufs[POOL_CHUNK];
+	struct item *const items = pool->items;
+	const uint32_t item_count = pool->item_count;
+	uint64_t id = pool->last_id;
+	unsigned int n = 0;
+	int done;
 
-	if (UNLIKELY(slot >= item_count || (item->state & ~mask) != state ||
-		     item->id != chain->id))
-		return NULL;
-	item->state ^= state ^ ITEM_OFFERED;
-	item->id = chain->id = id;
-	return item;
-}
+	if (UNLIKELY(pool->q->dead))
+		return 0;
+	if (count > most)
+		count = most;
+	for (; n < count; n++) {
+		uint32_t slot = chains[n].slot;
+		struct item *item = &items[slot];
 
-/*
- * The end of both fast ways: of @staged chains, which have ids from pool->last_id + 1 on, the
- * ring took @done; the others become @before again, with the ids that are in @old.
- */
-ALWAYS_INLINE unsigned int settle(struct virtq_pool *pool, struct virtq_chain *chains,
-				  const uint64_t *old, unsigned int staged, int done,
-				  uint32_t before)
-{
-	unsigned int n = done > 0 ? (unsigned int)done : 0;
-
-	for (unsigned int i = n; UNLIKELY(i < staged); i++) {
-		struct item *item = &pool->items[chains[i].slot];
-
-		item->state ^= ITEM_OFFERED ^ before;
-		item->id = chains[i].id = old[i];
+		if (UNLIKELY(slot >= item_count || (item->state & ~mask) != state ||
+			     item->id != chains[n].id))
+			break;
+		item->state ^= state ^ ITEM_OFFERED;
+		item->id = chains[n].id = ++id;
+		if (kept) {
+			again[n].token = (void *)(uintptr_t)slot;
+			again[n].id = item->kept;
+		} else {
+			set_single(&bufs[n], item, slot, item->readable_bytes != 0);
+		}
 	}
-	pool->last_id += n;
+	if (UNLIKELY(!n))
+		return 0;
+	done = kept ? virtq_driver_again(pool->q, again, n) : virtq_driver_add(pool->q, bufs, n);
+	VIRTQ_ASSERT(done == (int)n);
+	(void)done;
+	pool->last_id = id;
 	pool->held -= n;
-	if (before == STATE_KEPT)
+	if (kept)
 		pool->held_kept -= n;
 	if (UNLIKELY(pool->guard))
 		for (unsigned int i = 0; i < n; i++)
-			pool_guard(pool, &pool->items[chains[i].slot], true);
+			pool_guard(pool, &items[chains[i].slot], true);
 	return n;
 }
 
-/* Chains that have their ring entries still, however many those are. */
-static unsigned int recycle_kept(struct virtq_pool *pool, struct virtq_chain *chains,
-				 unsigned int count)
+NEVER_INLINE static unsigned int recycle_kept(struct virtq_pool *pool, struct virtq_chain *chains,
+					      unsigned int count)
 {
-	struct virtq_completion kept[POOL_CHUNK];
-	uint64_t old[POOL_CHUNK];
-	struct item *const items = pool->items;
-	const uint32_t item_count = pool->item_count;
-	const uint64_t last = pool->last_id;
-	unsigned int n = 0;
-
-	if (count > POOL_CHUNK)
-		count = POOL_CHUNK;
-	for (; n < count; n++) {
-		struct item *item;
-
-		old[n] = chains[n].id;
-		item = recycle_next(items, item_count, &chains[n], ITEM_MANY, STATE_KEPT,
-				    last + 1 + n);
-		if (UNLIKELY(!item))
-			break;
-		kept[n].token = (void *)(uintptr_t)chains[n].slot;
-		kept[n].id = item->kept;
-	}
-	if (UNLIKELY(!n))
-		return 0;
-	return settle(pool, chains, old, n, virtq_driver_again(pool->q, kept, n), STATE_KEPT);
+	return recycle_chunk(pool, chains, count, true);
 }
 
-static unsigned int recycle_singles(struct virtq_pool *pool, struct virtq_chain *chains,
-				    unsigned int count)
+NEVER_INLINE static unsigned int recycle_singles(struct virtq_pool *pool,
+						 struct virtq_chain *chains, unsigned int count)
 {
-	struct virtq_buffer bufs[POOL_CHUNK];
-	uint64_t old[POOL_CHUNK];
-	struct item *const items = pool->items;
-	const uint32_t item_count = pool->item_count;
-	const uint64_t last = pool->last_id;
-	unsigned int n = 0;
-
-	if (count > POOL_CHUNK)
-		count = POOL_CHUNK;
-	for (; n < count; n++) {
-		struct item *item;
-		bool readable;
-
-		old[n] = chains[n].id;
-		item = recycle_next(items, item_count, &chains[n], 0, ITEM_HELD, last + 1 + n);
-		if (UNLIKELY(!item))
-			break;
-		readable = item->readable_bytes != 0;
-		bufs[n].segs = &item->seg;
-		bufs[n].readable = readable;
-		bufs[n].writable = !readable;
-		bufs[n].token = (void *)(uintptr_t)chains[n].slot;
-	}
-	if (UNLIKELY(!n))
-		return 0;
-	return settle(pool, chains, old, n, virtq_driver_add(pool->q, bufs, n), ITEM_HELD);
+	return recycle_chunk(pool, chains, count, false);
 }
 
 static int recycle_one(struct virtq_pool *pool, struct virtq_chain *chain)

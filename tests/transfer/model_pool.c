@@ -242,7 +242,9 @@ static void refused(struct model *m, struct virtq_chain chain, int want)
 	SAME(m, virtq_pool_copy_in(m->pool, &chain, 0, &byte, 1), want);
 	SAME(m, virtq_pool_resize(m->pool, &chain, 1), want);
 	SAME(m, virtq_pool_free(m->pool, &chain, 1), want);
-	if (!m->broken)
+	if (m->paused)
+		want = -EAGAIN;
+	if (!m->broken || m->paused)
 		SAME(m, virtq_pool_recycle(m->pool, &chain, 1, 0), want);
 }
 
@@ -337,12 +339,6 @@ static void check_room(struct model *m)
 	WITHIN(m, got.in_flight, r.flight_min, r.flight_max);
 }
 
-static void list_open(struct model *m, struct list *l)
-{
-	l->of = calloc(m->twin_count, sizeof(*l->of));
-	assert_non_null(l->of);
-}
-
 static void model_open(struct model *m, const struct config *c)
 {
 	struct virtq_pool_config config = {
@@ -361,17 +357,11 @@ static void model_open(struct model *m, const struct config *c)
 	uint32_t reused;
 
 	m->c = c;
-	m->seed = c->run->seed * 1000003;
-	for (const char *p = c->name; *p; p++)
-		m->seed = m->seed * 31 + (uint8_t)*p;
+	m->seed = model_seed(c->run, c->name);
 	m->items = c->items ? c->items : c->size;
 	m->twin_count = m->items + 2 * c->size + 8;
 	m->twins = calloc(m->twin_count, sizeof(*m->twins));
 	assert_non_null(m->twins);
-	list_open(m, &m->held);
-	list_open(m, &m->queued);
-	list_open(m, &m->loans);
-	list_open(m, &m->returned);
 	if (virtq_pool_create(&m->pool, &config, &err) ||
 	    virtq_pool_create(&m->other, &config, &err))
 		fail_msg("%s", err.text);
@@ -402,13 +392,9 @@ static void model_close(struct model *m)
 		free(m->twins[i].wrote);
 	}
 	free(m->twins);
-	free(m->held.of);
-	free(m->queued.of);
-	free(m->loans.of);
-	free(m->returned.of);
 }
 
-static struct { uint64_t offered, taken, recycled, full, resets; } total;
+static struct { uint64_t offered, taken, recycled, full, resets, put_off; } total;
 
 static void test_random(void **state)
 {
@@ -416,7 +402,8 @@ static void test_random(void **state)
 		op_offer, op_offer, op_offer, op_offer_writable, op_publish, op_look, op_look,
 		op_alloc, op_copy_in, op_resize, op_free, op_recycle, op_recycle, op_recycle,
 		op_abandon, op_take, op_take, op_take, op_pop, op_pop, op_pop, op_push, op_push,
-		op_push, op_far_arm, op_arm, op_reset, op_break, op_quiesce, op_refused, op_wrong,
+		op_push, op_far_arm, op_arm, op_pause, op_resume, op_reset, op_break, op_quiesce,
+		op_refused, op_wrong,
 	};
 	struct model *m = calloc(1, sizeof(*m));
 	const struct config *c = *state;
@@ -432,7 +419,9 @@ static void test_random(void **state)
 	total.recycled += m->recycled;
 	total.full += m->full;
 	total.resets += m->resets;
+	total.put_off += m->put_off;
 	quiesce(m);
+	op_resume(m);
 	op_offer(m);
 	model_close(m);
 	free(m);
@@ -446,7 +435,7 @@ static void test_it_was_a_test(void **state)
 	if (run->only || run->steps < STEPS)
 		return;
 	assert_true(total.offered > 1000 && total.taken > 1000 && total.recycled > 1000);
-	assert_true(total.full > 100 && total.resets > 100);
+	assert_true(total.full > 100 && total.resets > 100 && total.put_off > 1000);
 }
 
 int main(int argc, char **argv)
@@ -461,26 +450,12 @@ int main(int argc, char **argv)
 		struct config *c = &configs[i];
 
 		*c = shapes[i / LAYOUTS];
-		c->layout = layout_at(i % LAYOUTS);
-		/* Packed rings have any size. */
-		if (c->layout.packed && c->size > 2)
-			c->size--;
-		c->indirect_entries = c->size < 8 ? c->size : 8;
+		c->layout = model_layout(i, &c->size, &c->indirect_entries);
 		c->run = &run;
 		snprintf(c->name, sizeof(c->name), "%s %u, %u of %u bytes%s%s",
 			 layout_name(c->layout), c->size, c->items, c->item_bytes,
 			 c->threads ? " threads" : "", c->guard ? " guard" : "");
-		if (run.only && !strstr(c->name, run.only))
-			continue;
-		tests[count++] = (struct CMUnitTest){ .name = c->name, .test_func = test_random,
-						      .initial_state = c };
+		count = model_add(tests, count, &run, c->name, test_random, c);
 	}
-	if (!count) {
-		fprintf(stderr, "no configuration has '%s' in its name\n", run.only);
-		return 2;
-	}
-	tests[count++] = (struct CMUnitTest){ .name = "it was a test",
-					      .test_func = test_it_was_a_test,
-					      .initial_state = &run };
-	return _cmocka_run_group_tests("a pool against its model", tests, count, NULL, NULL);
+	return model_run("a pool against its model", &run, tests, count, test_it_was_a_test);
 }

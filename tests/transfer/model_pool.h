@@ -7,8 +7,6 @@
 #ifndef TESTS_TRANSFER_MODEL_POOL_H
 #define TESTS_TRANSFER_MODEL_POOL_H
 
-#include "far_end.h"
-
 #include <virtq/pool.h>
 
 #define MODEL "model_pool"
@@ -52,11 +50,6 @@ struct twin {
 	struct virtq_req *req;
 };
 
-/* Numbers of twins. */
-struct list {
-	uint32_t *of, count;
-};
-
 struct model {
 	const struct config *c;
 	uint64_t seed, step;
@@ -69,27 +62,14 @@ struct model {
 	uint32_t shown, maybe;		/* of queued: shown for certain, and at most */
 	struct virtq_chain old[OLD];	/* handles that are good for nothing any more */
 	bool broken;			/* the device has lied */
+	bool paused;			/* nothing is offered */
 	bool kick_due, kick_off;	/* the device is armed; has asked not to be kicked */
-	uint64_t offered, taken, recycled, resets, full;
+	uint64_t offered, taken, recycled, resets, full, put_off;
 };
 
 static uint32_t rnd(struct model *m, uint32_t below)
 {
 	return chance(&m->seed, below);
-}
-
-static void append(struct list *l, uint32_t number)
-{
-	l->of[l->count++] = number;
-}
-
-static uint32_t pick(struct list *l, uint32_t i)
-{
-	uint32_t number = l->of[i];
-
-	l->count--;
-	memmove(l->of + i, l->of + i + 1, (l->count - i) * sizeof(l->of[0]));
-	return number;
 }
 
 static void forget_old(struct model *m, struct virtq_chain chain)

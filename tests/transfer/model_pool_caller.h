@@ -90,7 +90,7 @@ static void offer_some(struct model *m, unsigned int count, const struct virtq_w
 	unsigned int low = 0, high = 0, n;
 	bool never[BATCH], stuck;
 	struct room r;
-	int rc;
+	int rc, put_off;
 
 	memset(drafts, 0, sizeof(drafts));
 	r = room_now(m);
@@ -133,19 +133,29 @@ static void offer_some(struct model *m, unsigned int count, const struct virtq_w
 		items -= t->items;
 		possible_entries -= least;
 	}
+	if (m->paused)
+		low = high = 0;
 	stuck = wait && !m->c->threads && !never[0] && m->twins[drafts[0].number].items > finally;
 	/* Nobody could end it, so it must not begin. */
 	if (stuck && count == 1 && !m->broken && !with_device(m))
 		wait = &ever;
+	if (wait && (never[0] || (m->paused && !m->c->threads && !m->broken)))
+		wait = &ever;
+	put_off = !m->paused || never[0] ? 0 :
+		  wait && wait->timeout_ms && !m->c->threads ? -EDEADLK : -EAGAIN;
 	if (writable_only)
 		rc = virtq_pool_offer_writable(m->pool, count, common, chains, flags, wait);
 	else
 		rc = virtq_pool_offer(m->pool, offers, count, chains, flags, wait);
 	if (m->broken && rc < 0) {
 		if (rc != -EBADMSG && rc != -ENOSPC && !(never[0] && rc == -EMSGSIZE) &&
-		    !(stuck && rc == -EDEADLK))
+		    !(stuck && rc == -EDEADLK) && !(put_off && rc == put_off))
 			WRONG(m, "%d on a broken ring", rc);
 		low = high = 0;
+	} else if (put_off) {
+		SAME(m, rc, put_off);
+		m->put_off++;
+		rc = 0;
 	} else if (rc < 0) {
 		SAME(m, low, 0);
 		if (never[0])
@@ -190,6 +200,22 @@ static void op_offer(struct model *m)
 static void op_offer_writable(struct model *m)
 {
 	offer_some(m, 1 + rnd(m, BATCH), NULL, rnd(m, 4) ? 0 : VIRTQ_POOL_MORE, true);
+}
+
+/* Now and then; the device is shown what was offered before, and nothing more. */
+static void op_pause(struct model *m)
+{
+	if (rnd(m, 4))
+		return;
+	SAME(m, virtq_pool_pause(m->pool), 0);
+	publish(m, true);
+	m->paused = true;
+}
+
+static void op_resume(struct model *m)
+{
+	SAME(m, virtq_pool_resume(m->pool), 0);
+	m->paused = false;
 }
 
 static void op_publish(struct model *m)
@@ -395,7 +421,11 @@ static void op_recycle(struct model *m)
 		possible -= least;
 	}
 	rc = virtq_pool_recycle(m->pool, chains, count + (unsigned int)repeat, flags);
-	if (m->broken) {
+	if (m->paused) {
+		SAME(m, rc, -EAGAIN);
+		m->put_off++;
+		low = high = 0;
+	} else if (m->broken) {
 		if (rc < 0 && rc != -EBADMSG && rc != -ENOSPC)
 			WRONG(m, "recycle on a broken ring: %d", rc);
 		low = 0;

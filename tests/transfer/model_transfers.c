@@ -371,9 +371,7 @@ static void model_open(struct model *m, const struct config *c)
 	struct virtq_error err;
 
 	m->c = c;
-	m->seed = c->run->seed * 1000003;
-	for (const char *p = c->name; *p; p++)
-		m->seed = m->seed * 31 + (uint8_t)*p;
+	m->seed = model_seed(c->run, c->name);
 	for (uint32_t i = 0; i < TWINS; i++)
 		m->twins[i].m = m;
 	open_memory(m);
@@ -476,26 +474,13 @@ int main(int argc, char **argv)
 		struct config *c = &configs[i];
 
 		*c = shapes[i / LAYOUTS];
-		c->layout = layout_at(i % LAYOUTS);
-		if (c->layout.packed && c->size > 2)
-			c->size--;
-		c->indirect_entries = c->size < 8 ? c->size : 8;
+		c->layout = model_layout(i, &c->size, &c->indirect_entries);
 		c->run = &run;
 		snprintf(c->name, sizeof(c->name), "%s %u, %u transfers %s%s%s%s",
 			 layout_name(c->layout), c->size, c->transfers_max, ways[c->way],
 			 c->bare ? " bare" : "", c->guard ? " guard" : "",
 			 c->keep ? " keep" : "");
-		if (run.only && !strstr(c->name, run.only))
-			continue;
-		tests[count++] = (struct CMUnitTest){ .name = c->name, .test_func = test_random,
-						      .initial_state = c };
+		count = model_add(tests, count, &run, c->name, test_random, c);
 	}
-	if (!count) {
-		fprintf(stderr, "no configuration has '%s' in its name\n", run.only);
-		return 2;
-	}
-	tests[count++] = (struct CMUnitTest){ .name = "it was a test",
-					      .test_func = test_it_was_a_test,
-					      .initial_state = &run };
-	return _cmocka_run_group_tests("transfers against their model", tests, count, NULL, NULL);
+	return model_run("transfers against their model", &run, tests, count, test_it_was_a_test);
 }

@@ -9,8 +9,6 @@
 #ifndef TESTS_TRANSFER_MODEL_TRANSFERS_H
 #define TESTS_TRANSFER_MODEL_TRANSFERS_H
 
-#include "far_end.h"
-
 #include <virtq/transfer.h>
 
 #define MODEL "model_transfers"
@@ -62,10 +60,6 @@ struct twin {
 	struct virtq_req *req;
 };
 
-struct list {
-	uint32_t of[TWINS * 2], count;
-};
-
 struct model {
 	const struct config *c;
 	uint64_t seed, step;
@@ -89,20 +83,6 @@ struct model {
 static uint32_t rnd(struct model *m, uint32_t below)
 {
 	return chance(&m->seed, below);
-}
-
-static void append(struct list *l, uint32_t number)
-{
-	l->of[l->count++] = number;
-}
-
-static uint32_t pick(struct list *l, uint32_t i)
-{
-	uint32_t number = l->of[i];
-
-	l->count--;
-	memmove(l->of + i, l->of + i + 1, (l->count - i) * sizeof(l->of[0]));
-	return number;
 }
 
 static void discard(struct list *l, uint32_t number)
