@@ -16,30 +16,26 @@ static const char *after(const char *image, const char *prefix)
 	return strncmp(image, prefix, len) == 0 ? image + len : NULL;
 }
 
-/* "4096", "10G". Returns 0 for what is none, or is more than 2^64. */
-static uint64_t parse_size(const char *text)
+bool store_number(const char *text, uint64_t *value)
 {
 	static const char units[] = "KMGT";
-	const char *unit;
-	uint64_t size = 0;
+	const char *unit, *at = text;
 
-	for (; *text >= '0' && *text <= '9'; text++)
-		if (mul_overflows(size, 10, &size) ||
-		    add_overflows(size, (uint64_t)(*text - '0'), &size))
-			return 0;
-	if (!*text)
-		return size;
-	unit = strchr(units, *text);
-	if (!unit || text[1] || mul_overflows(size, (uint64_t)1024 << 10 * (unit - units), &size))
-		return 0;
-	return size;
+	for (*value = 0; *at >= '0' && *at <= '9'; at++)
+		if (mul_overflows(*value, 10, value) ||
+		    add_overflows(*value, (uint64_t)(*at - '0'), value))
+			return false;
+	if (!*at)
+		return at > text;
+	unit = strchr(units, *at);
+	return unit && at > text && !at[1] &&
+	       !mul_overflows(*value, (uint64_t)1024 << 10 * (unit - units), value);
 }
 
 static int check_size(const char *image, const char *text, uint64_t *bytes,
 		      struct virtq_error *err)
 {
-	*bytes = parse_size(text);
-	if (!*bytes || *bytes % STORE_SECTOR_BYTES)
+	if (!store_number(text, bytes) || !*bytes || *bytes % STORE_SECTOR_BYTES)
 		return error_set(err, -EINVAL,
 				 "\"%s\" names no size: that is a multiple of %u bytes, "
 				 "as a number with nothing or K, M, G or T behind it",

@@ -16,6 +16,9 @@
 
 #define STORE_SECTOR_BYTES 512u
 
+/* "4096", "10G". Returns false for what is no number, or is 2^64 or more. */
+bool store_number(const char *text, uint64_t *value);
+
 /* @path, @uri: as in virtq_store_open(); borrowed. */
 int store_file_open(struct virtq_store **out, const char *path,
 		    const struct virtq_store_options *options, struct virtq_error *err);

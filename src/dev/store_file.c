@@ -162,7 +162,7 @@ static void measure_regular(struct file_store *f, const struct stat *st)
 	f->direct_mem_align = 4096;
 	/*
 	 * Offered without being tried, as to try is to change the file. One that
-	 * cannot make holes keeps what is discarded, and has zeroes written.
+	 * cannot make holes or zeroes says so when it is asked to.
 	 */
 	info->discard_max = DISCARD_MAX;
 	info->zero_max = ZERO_MAX;

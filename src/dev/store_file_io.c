@@ -17,7 +17,6 @@ enum file_stage {
 	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
 	FILE_KEEPS,		/* takes the space of a hole again */
 	FILE_ZEROES,		/* zeroes that keep their space */
-	FILE_WRITES_ZEROES,	/* the same by hand, piece by piece */
 	FILE_SYNCS,
 };
 
@@ -31,9 +30,6 @@ struct file_io {
 
 _Static_assert(sizeof(struct file_io) <= sizeof(((struct virtq_store_io *)NULL)->room),
 	       "fits where the device has room for it");
-
-/* Never written. */
-static uint8_t zeroes[BOUNCE_BYTES];
 
 static struct file_io *file_io_of(struct virtq_store_io *io)
 {
@@ -92,15 +88,6 @@ static void bounce_put(struct file_store *f, const uint8_t *buffer)
 	pthread_mutex_unlock(&f->bounce_lock);
 }
 
-/* Whatever is left, by at most a buffer at a time. */
-static void next_piece(const struct virtq_store_io *io, struct file_io *fio, uint8_t *memory)
-{
-	uint64_t left = io->bytes - fio->done;
-
-	fio->piece = left < BOUNCE_BYTES ? left : BOUNCE_BYTES;
-	fio->span = (struct virtq_span){ memory, (size_t)fio->piece };
-}
-
 /* ---- Reading and writing ------------------------------------------------- */
 
 static bool spans_aligned(const struct virtq_cursor *c, uint32_t mem_align,
@@ -144,9 +131,11 @@ static enum virtq_verdict bounce(struct file_store *f, struct virtq_store_io *io
 {
 	struct file_io *fio = file_io_of(io);
 	bool reads = io->kind == VIRTQ_STORE_READ;
+	uint64_t left = io->bytes - fio->done;
 
 	fio->stage = FILE_BOUNCES;
-	next_piece(io, fio, fio->bounce);
+	fio->piece = left < BOUNCE_BYTES ? left : BOUNCE_BYTES;
+	fio->span = (struct virtq_span){ fio->bounce, (size_t)fio->piece };
 	if (!reads)
 		virtq_req_read(io->req, fio->bounce, (size_t)fio->piece);
 	*op = (struct virtq_op){
@@ -207,14 +196,13 @@ static bool cannot(int64_t result)
 	       result == -ENODEV;
 }
 
-static enum virtq_verdict allocate(struct file_store *f, const struct virtq_store_io *io,
-				   enum file_stage stage, struct file_io *fio,
-				   struct virtq_op *op)
+static enum virtq_verdict allocate(const struct file_store *f, struct virtq_store_io *io,
+				   enum file_stage stage, struct virtq_op *op)
 {
 	uint32_t mode = stage == FILE_PUNCHES ? FALLOC_FL_PUNCH_HOLE :
 			stage == FILE_ZEROES ? FALLOC_FL_ZERO_RANGE : 0;
 
-	fio->stage = stage;
+	file_io_of(io)->stage = stage;
 	*op = (struct virtq_op){
 		.kind = VIRTQ_OP_ALLOCATE, .fd = f->fd, .flags = mode | FALLOC_FL_KEEP_SIZE,
 		.offset = io->offset, .bytes = io->bytes,
@@ -222,36 +210,21 @@ static enum virtq_verdict allocate(struct file_store *f, const struct virtq_stor
 	return VIRTQ_SUBMIT;
 }
 
-static enum virtq_verdict write_zeroes(struct file_store *f, struct virtq_store_io *io,
-				       struct virtq_op *op)
-{
-	struct file_io *fio = file_io_of(io);
-
-	fio->stage = FILE_WRITES_ZEROES;
-	next_piece(io, fio, zeroes);
-	*op = (struct virtq_op){
-		.kind = VIRTQ_OP_WRITE, .fd = f->fd, .offset = io->offset + fio->done,
-		.spans = &fio->span, .span_count = 1,
-	};
-	return VIRTQ_SUBMIT;
-}
-
-/* By the best way that is not known to be closed. */
+/* By the best way that is not known to be closed; if none is left the device writes zeroes. */
 static enum virtq_verdict make_zeroes(struct file_store *f, struct virtq_store_io *io,
 				      struct virtq_op *op)
 {
-	struct file_io *fio = file_io_of(io);
 	bool zero_range = !shm_flag_read(&f->no_zero_range);
 	bool punch = !shm_flag_read(&f->no_punch);
 
 	if ((io->offset | io->bytes) & (f->device_block - 1))
-		return write_zeroes(f, io, op);
+		return ended(io, -EOPNOTSUPP);
 	/* A hole whose space is taken again is as good; but not so in a device. */
 	if (punch && (io->flags & VIRTQ_STORE_MAY_UNMAP || (!zero_range && !f->is_device)))
-		return allocate(f, io, FILE_PUNCHES, fio, op);
+		return allocate(f, io, FILE_PUNCHES, op);
 	if (zero_range)
-		return allocate(f, io, FILE_ZEROES, fio, op);
-	return write_zeroes(f, io, op);
+		return allocate(f, io, FILE_ZEROES, op);
+	return ended(io, -EOPNOTSUPP);
 }
 
 static enum virtq_verdict punched(struct file_store *f, struct virtq_store_io *io,
@@ -259,13 +232,13 @@ static enum virtq_verdict punched(struct file_store *f, struct virtq_store_io *i
 {
 	if (cannot(result)) {
 		shm_flag_write(&f->no_punch, true);
-		/* A discard is a wish, and need not be granted. */
-		return io->kind == VIRTQ_STORE_DISCARD ? ended(io, 0) : make_zeroes(f, io, op);
+		return io->kind == VIRTQ_STORE_DISCARD ? ended(io, -EOPNOTSUPP) :
+							 make_zeroes(f, io, op);
 	}
 	if (result < 0)
 		return ended(io, result);
 	if (io->kind == VIRTQ_STORE_ZERO && !(io->flags & VIRTQ_STORE_MAY_UNMAP))
-		return allocate(f, io, FILE_KEEPS, file_io_of(io), op);
+		return allocate(f, io, FILE_KEEPS, op);
 	return performed(f, io, op);
 }
 
@@ -275,14 +248,15 @@ static enum virtq_verdict start_discard(struct file_store *f, struct virtq_store
 	uint64_t block = f->device_block, end = io->offset + io->bytes;
 
 	if (shm_flag_read(&f->no_punch))
-		return ended(io, 0);
+		return ended(io, -EOPNOTSUPP);
+	allocate(f, io, FILE_PUNCHES, op);
 	/* What is no whole block of the device stays. */
-	io->offset = align_up(io->offset, block);
+	op->offset = align_up(io->offset, block);
 	end -= end % block;
-	if (io->offset >= end)
+	if (op->offset >= end)
 		return ended(io, 0);
-	io->bytes = end - io->offset;
-	return allocate(f, io, FILE_PUNCHES, file_io_of(io), op);
+	op->bytes = end - op->offset;
+	return VIRTQ_SUBMIT;
 }
 
 /* ---- The store's two calls ----------------------------------------------- */
@@ -336,11 +310,6 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 			return make_zeroes(f, io, op);
 		}
 		return result < 0 ? ended(io, result) : performed(f, io, op);
-	case FILE_WRITES_ZEROES:
-		if (result < 0 || (uint64_t)result != fio->piece)
-			return ended(io, result < 0 ? result : -EIO);
-		fio->done += fio->piece;
-		return fio->done < io->bytes ? write_zeroes(f, io, op) : performed(f, io, op);
 	case FILE_SYNCS:
 		break;
 	}
