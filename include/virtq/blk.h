@@ -5,19 +5,21 @@
 
 #include <stdbool.h>
 
-#include <virtq/model.h>
 #include <virtq/spec/blk.h>
+#include <virtq/store.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 /**
- * struct virtq_blk_options - a disk to be served from a file
- * @path:      regular file or block device
+ * struct virtq_blk_options - a disk to be served
+ * @path:      what virtq_store_open() takes; NULL with @store
+ * @store:     what holds the sectors, taken, also on failure; NULL with @path
  * @read_only: refuse writes and say so to the driver
- * @direct:    bypass the page cache (O_DIRECT). Requests whose memory or range
- *             the file system cannot take directly go through it all the same
+ * @direct:    with @path: as in struct virtq_store_options
+ * @write_through: begin in write-through mode; a driver that accepts CONFIG_WCE
+ *             may change that
  * @queues:    1..256; 0 for 1
  * @queue_size_max: entries, 2..32768; 0 for 1024
  * @serial:    up to 20 bytes for GET_ID; NULL for none
@@ -26,24 +28,26 @@ extern "C" {
  */
 struct virtq_blk_options {
 	const char *path;
+	struct virtq_store *store;
 	bool read_only;
 	bool direct;
+	bool write_through;
 	unsigned int queues;
 	unsigned int queue_size_max;
 	const char *serial;
 };
 
 /**
- * virtq_blk_create - a disk from a file
+ * virtq_blk_create - a disk, from a store
  * @out:     receives the model
  * @options: copied
  * @err:     filled on failure; may be NULL
  *
- * Locks the file: shared if read-only, exclusive otherwise, so that no second
- * writer opens it while it is served.
+ * A driver is offered what the store can do. WRITE_ZEROES it can always use:
+ * where the store has nothing for that the disk writes zeroes.
  *
- * Return: 0, or -EINVAL (options, or a size that is no multiple of 512 bytes),
- *	-EBUSY (somebody else has it), or what open says.
+ * Return: 0, or -EINVAL (options, or a store whose size is 0 or no multiple of
+ *	512 bytes), -ENOMEM, or what virtq_store_open() says.
  * Thread: any. Since: 0.1
  */
 VIRTQ_API int virtq_blk_create(struct virtq_model **out,
@@ -51,8 +55,29 @@ VIRTQ_API int virtq_blk_create(struct virtq_model **out,
 			       struct virtq_error *err);
 
 /**
+ * virtq_blk_refresh - look whether the store of a served disk has another size
+ * @model: made by virtq_blk_create()
+ * @err:   filled on failure; may be NULL
+ *
+ * Requests are checked against the new size from here on. Whoever gets a 1 tells
+ * the driver, through its transport: virtq_vhost_user_server_config_changed().
+ *
+ * Requests that a smaller disk does not hold any more fail; those that were
+ * accepted before end as the store sees fit.
+ *
+ * Return: 1 if the size has changed, 0 if not, -EINVAL (the new one is 0 or no
+ *	multiple of 512 bytes: the old one stays), or what the store says.
+ * Thread: any, one at a time. Spec: VIRTIO 1.4, 5.2.6.2. Since: 0.1
+ */
+VIRTQ_API int virtq_blk_refresh(struct virtq_model *model, struct virtq_error *err);
+
+/**
  * struct virtq_blk_config - configuration space, decoded; 0 where not offered
- * Units: sectors are 512 bytes; sizes and alignments as named.
+ * @writeback: 1 if writes are stable only after a FLUSH. With CONFIG_WCE what the
+ *             device says; without it 1 if there is FLUSH (5.2.5.1)
+ *
+ * Units: sectors are 512 bytes, the discard and secure erase alignments too;
+ * other sizes and alignments as named.
  */
 struct virtq_blk_config {
 	uint64_t capacity_sectors;
@@ -69,6 +94,11 @@ struct virtq_blk_config {
 	uint32_t max_discard_seg;
 	uint32_t max_write_zeroes_sectors;
 	uint32_t max_write_zeroes_seg;
+	uint32_t write_zeroes_may_unmap;
+	uint32_t discard_alignment_sectors;
+	uint32_t max_secure_erase_sectors;
+	uint32_t max_secure_erase_seg;
+	uint32_t secure_erase_alignment_sectors;
 };
 
 /**
@@ -87,6 +117,17 @@ VIRTQ_API int virtq_blk_config_decode(struct virtq_blk_config *config, const voi
  * @type: VIRTIO_BLK_T_...
  */
 VIRTQ_API void virtq_blk_header(struct virtq_blk_req_hdr *hdr, uint32_t type, uint64_t sector);
+
+/**
+ * virtq_blk_range - fill one range of a DISCARD, WRITE_ZEROES or SECURE_ERASE
+ * @range:   the data of such a request are one or more of these, and nothing else
+ * @sector:  where
+ * @sectors: how many, not more than the max_..._sectors of the type; nor may a
+ *           request have more ranges than its max_..._seg says
+ * @unmap:   WRITE_ZEROES: need not keep the place. Must be false for the others
+ */
+VIRTQ_API void virtq_blk_range(struct virtq_blk_discard_write_zeroes *range, uint64_t sector,
+			       uint32_t sectors, bool unmap);
 
 #ifdef __cplusplus
 }

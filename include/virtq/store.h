@@ -34,11 +34,11 @@ enum virtq_store_kind {
 	VIRTQ_STORE_FLUSH,	/* make stable all that has ended before */
 	VIRTQ_STORE_DISCARD,	/* the range is of no interest any more; it may read as anything */
 	VIRTQ_STORE_ZERO,	/* the range reads as zeroes afterwards */
-	VIRTQ_STORE_ERASE,	/* the range cannot be read back by any means afterwards */
+	VIRTQ_STORE_ERASE,	/* the range cannot be read back by any means, ever; stable too */
 };
 
 #define VIRTQ_STORE_MAY_UNMAP	1u	/* ZERO: the range need not keep its place on the medium */
-#define VIRTQ_STORE_STABLE	2u	/* WRITE, ZERO, DISCARD: it has not ended before it is stable */
+#define VIRTQ_STORE_STABLE	2u	/* WRITE, ZERO: it has not ended before it is stable */
 
 /**
  * struct virtq_store_io - one piece of work
@@ -53,7 +53,13 @@ enum virtq_store_kind {
  * @room:   the store's own, from start() to the end; not zeroed
  *
  * For READ the store moves req->wr on by what it has filled (virtq_req_write(),
- * virtq_req_wrote(); an operation without spans does it by itself).
+ * virtq_req_wrote(); an operation without spans does it by itself); if something
+ * of it is left the driver hears of an error. What a WRITE stores may be memory of
+ * the device's own, for zeroes. -EOPNOTSUPP as the result of ZERO has the device
+ * write zeroes, and of DISCARD or ERASE tells the driver that there is no such thing.
+ *
+ * A driver's request for several ranges comes as one piece of work after the
+ * other, until one fails.
  */
 struct virtq_store_io {
 	struct virtq_req *req;

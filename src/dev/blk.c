@@ -3,41 +3,16 @@
 #include "dev/blk.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <virtq/spec/virtio.h>
 
 #include "base/check.h"
-#include "base/error.h"
 #include "base/shm.h"
 
-#define QUEUES_MAX 256u
-#define QUEUE_SIZE_DEFAULT 1024u
-#define QUEUE_SIZE_MAX 32768u
-
-struct blk {
-	struct virtq_model model;
-	struct blk_file file;			/* constant */
-	uint64_t capacity_sectors;		/* constant */
-	bool read_only;				/* constant */
-	bool write_through;	/* shm_flag_*(): features_ok() writes, engines read */
-	uint8_t id[VIRTIO_BLK_ID_BYTES];	/* constant */
-	struct virtq_blk_config_le config;	/* constant */
-};
-
-struct blk_req {
-	struct virtq_req req;	/* first: the ring makes room for the rest */
-	uint8_t *status;	/* LOAN: the chain's last writable byte */
-	uint32_t type;
-	bool syncing;		/* the data is written, and is being made stable */
-	uint64_t expect_bytes;	/* of the operation */
-};
-
-static struct blk *blk_of(struct virtq_model *model)
-{
-	return container_of(model, struct blk, model);
-}
+/*
+ * What is written where a store knows no zeroes of its own. Nobody writes here,
+ * so all of it is one page of the kernel's. A multiple of every block size.
+ */
+#define ZEROES_BYTES ((uint64_t)1 << 20)
+static _Alignas(4096) uint8_t zeroes[ZEROES_BYTES];
 
 static struct blk_req *blk_req_of(struct virtq_req *req)
 {
@@ -51,85 +26,198 @@ static enum virtq_verdict answer(struct blk_req *br, uint8_t status)
 	return VIRTQ_DONE;
 }
 
-/* ---- Which file descriptor ----------------------------------------------- */
-
-static bool spans_aligned(const struct virtq_cursor *c, uint32_t mem_align,
-			  uint32_t len_align)
-{
-	uintptr_t bases = 0;
-	size_t lens = 0;
-
-	for (uint32_t i = 0; i < c->count; i++) {
-		bases |= (uintptr_t)c->spans[i].base;
-		lens |= c->spans[i].len;
-	}
-	return !(bases & (mem_align - 1)) && !(lens & (len_align - 1));
-}
-
-/*
- * Past the page cache if the file can take the request that way, through it
- * otherwise. The two see the same data: before a direct read the kernel writes
- * back the dirty pages of its range, and before and after a direct write it
- * throws the pages of its range away.
- *
- * That leaves a buffered and a direct write to different sectors of one page at
- * the same time: the page would be read before and written back after the
- * direct write, and undo it. So a write goes direct only in whole pages. Then
- * the two can meet only where the driver wrote the same sectors twice at once.
- */
-static int pick_fd(const struct blk *blk, uint32_t type, const struct virtq_cursor *c,
-		   uint64_t offset)
-{
-	const struct blk_file *f = &blk->file;
-	uint32_t align = f->direct_offset_align;
-
-	if (f->direct_fd < 0)
-		return f->fd;
-	if (type == VIRTIO_BLK_T_OUT && align < f->page_bytes)
-		align = f->page_bytes;
-	if ((offset | c->bytes) & (align - 1) ||
-	    !spans_aligned(c, f->direct_mem_align, f->direct_offset_align))
-		return f->fd;
-	return f->direct_fd;
-}
-
-/* ---- Requests ------------------------------------------------------------ */
-
 /* By subtraction: no sum of a driver's numbers can overflow (BLK-DEV-031). */
-static bool range_ok(const struct blk *blk, uint64_t sector, uint64_t bytes)
+static bool sectors_exist(struct blk *blk, uint64_t sector, uint64_t sectors)
 {
-	return bytes % VIRTQ_BLK_SECTOR_BYTES == 0 && sector <= blk->capacity_sectors &&
-	       bytes / VIRTQ_BLK_SECTOR_BYTES <= blk->capacity_sectors - sector;
+	uint64_t capacity = shm_word_read(&blk->capacity_sectors);
+
+	return sector <= capacity && sectors <= capacity - sector;
+}
+
+/* ---- Ranges: one piece of work after the other ---------------------------- */
+
+/* A piece of what is left of them. Ends where the next is well aligned. */
+static void write_zeroes(struct blk_req *br)
+{
+	uint64_t bytes = ZEROES_BYTES - br->zeroes_from % ZEROES_BYTES;
+
+	if (bytes > br->zeroes_to - br->zeroes_from)
+		bytes = br->zeroes_to - br->zeroes_from;
+	br->io.kind = VIRTQ_STORE_WRITE;
+	br->io.flags = br->stable ? VIRTQ_STORE_STABLE : 0;
+	br->io.offset = br->zeroes_from;
+	br->io.bytes = bytes;
+	br->zeroes_from += bytes;
+	br->zeroes = (struct virtq_span){ zeroes, (size_t)bytes };
+	/* What the driver has sent was copied out: the cursor is free. */
+	br->req.rd = (struct virtq_cursor){ &br->zeroes, 1, bytes };
+}
+
+static void begin_range(struct blk *blk, struct blk_req *br,
+			const struct virtq_blk_discard_write_zeroes *range)
+{
+	struct virtq_store_io *io = &br->io;
+	bool unmap = le32_value(range->flags) & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+
+	io->offset = le64_value(range->sector) * VIRTQ_BLK_SECTOR_BYTES;
+	io->bytes = (uint64_t)le32_value(range->num_sectors) * VIRTQ_BLK_SECTOR_BYTES;
+	if (br->type == VIRTIO_BLK_T_DISCARD) {
+		io->kind = VIRTQ_STORE_DISCARD;
+		io->flags = 0;
+	} else if (br->type == VIRTIO_BLK_T_SECURE_ERASE) {
+		io->kind = VIRTQ_STORE_ERASE;
+		io->flags = 0;
+	} else {
+		io->kind = VIRTQ_STORE_ZERO;
+		io->flags = (unmap ? VIRTQ_STORE_MAY_UNMAP : 0) |
+			    (br->stable ? VIRTQ_STORE_STABLE : 0);
+		br->zeroes_from = io->offset;
+		br->zeroes_to = io->offset + io->bytes;
+		if (!blk->store->info.zero_max)
+			write_zeroes(br);
+	}
+}
+
+/* What comes after the piece that has ended. False: nothing. */
+static bool next_piece(struct blk *blk, struct blk_req *br)
+{
+	if (br->io.kind == VIRTQ_STORE_WRITE && br->zeroes_from < br->zeroes_to) {
+		write_zeroes(br);
+		return true;
+	}
+	while (br->ranges_begun < br->range_count) {
+		const struct virtq_blk_discard_write_zeroes *range =
+			&br->ranges[br->ranges_begun++];
+
+		if (le32_value(range->num_sectors)) {
+			begin_range(blk, br, range);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* ---- What a store has said ------------------------------------------------ */
+
+static uint8_t status_of(const struct blk_req *br)
+{
+	if (br->io.result == -EOPNOTSUPP &&
+	    (br->io.kind == VIRTQ_STORE_DISCARD || br->io.kind == VIRTQ_STORE_ERASE))
+		return VIRTIO_BLK_S_UNSUPP;
+	/* A read that left a hole has not read, whatever the store calls it. */
+	if (br->io.result || (br->io.kind == VIRTQ_STORE_READ && br->req.wr.bytes))
+		return VIRTIO_BLK_S_IOERR;
+	return VIRTIO_BLK_S_OK;
+}
+
+/* A request with ranges: @verdict is on one piece of it. */
+static enum virtq_verdict go_on(struct blk *blk, struct blk_req *br, struct virtq_op *op,
+				enum virtq_verdict verdict)
+{
+	while (verdict == VIRTQ_DONE) {
+		if (br->io.kind == VIRTQ_STORE_ZERO && br->io.result == -EOPNOTSUPP)
+			write_zeroes(br);
+		else if (br->io.result || !next_piece(blk, br))
+			return answer(br, status_of(br));
+		*op = (struct virtq_op){ 0 };
+		br->io.result = 0;
+		verdict = blk->store->ops->start(blk->store, &br->io, op);
+	}
+	return verdict;
+}
+
+/* Act on what the store decided about br->io. */
+static enum virtq_verdict follow(struct blk *blk, struct blk_req *br, struct virtq_op *op,
+				 enum virtq_verdict verdict)
+{
+	VIRTQ_ASSERT(verdict != VIRTQ_MALFORMED);
+	if (UNLIKELY(br->range_count))
+		return go_on(blk, br, op, verdict);
+	return verdict == VIRTQ_DONE ? answer(br, status_of(br)) : verdict;
+}
+
+/* ---- Station 3: requests -------------------------------------------------- */
+
+static enum virtq_verdict begin(struct blk *blk, struct blk_req *br, struct virtq_op *op)
+{
+	br->io.result = 0;
+	return follow(blk, br, op, blk->store->ops->start(blk->store, &br->io, op));
 }
 
 static enum virtq_verdict start_data(struct blk *blk, struct blk_req *br, uint64_t sector,
 				     struct virtq_op *op)
 {
 	bool in = br->type == VIRTIO_BLK_T_IN;
-	const struct virtq_cursor *c = in ? &br->req.wr : &br->req.rd;
+	uint64_t bytes = in ? br->req.wr.bytes : br->req.rd.bytes;
 
 	/* Whether or not the driver accepted RO (BLK-DEV-012). */
 	if (!in && blk->read_only)
 		return answer(br, VIRTIO_BLK_S_IOERR);
-	if (!range_ok(blk, sector, c->bytes))
+	if (bytes % VIRTQ_BLK_SECTOR_BYTES ||
+	    !sectors_exist(blk, sector, bytes / VIRTQ_BLK_SECTOR_BYTES))
 		return answer(br, VIRTIO_BLK_S_IOERR);
-	if (!c->bytes)
+	if (!bytes)
 		return answer(br, VIRTIO_BLK_S_OK);
 
-	op->kind = in ? VIRTQ_OP_READ : VIRTQ_OP_WRITE;
-	op->offset = sector * VIRTQ_BLK_SECTOR_BYTES;
-	op->fd = pick_fd(blk, br->type, c, op->offset);
-	br->expect_bytes = c->bytes;
-	return VIRTQ_SUBMIT;
+	br->io.kind = in ? VIRTQ_STORE_READ : VIRTQ_STORE_WRITE;
+	br->io.flags = !in && br->stable ? VIRTQ_STORE_STABLE : 0;
+	br->io.offset = sector * VIRTQ_BLK_SECTOR_BYTES;
+	br->io.bytes = bytes;
+	return begin(blk, br, op);
 }
 
-static enum virtq_verdict start_sync(struct blk *blk, struct blk_req *br,
-				     struct virtq_op *op)
+static enum virtq_verdict start_flush(struct blk *blk, struct blk_req *br, struct virtq_op *op)
 {
-	/* Of the file, so that direct writes are covered too. */
-	*op = (struct virtq_op){ .kind = VIRTQ_OP_SYNC, .fd = blk->file.fd };
-	br->expect_bytes = 0;
-	return VIRTQ_SUBMIT;
+	/* Covers what completed before it: the store has ended those writes (BLK-DEV-018). */
+	br->io.kind = VIRTQ_STORE_FLUSH;
+	br->io.flags = 0;
+	br->io.offset = 0;
+	br->io.bytes = 0;
+	return begin(blk, br, op);
+}
+
+/* Is the driver's range one that the disk takes? @max: sectors. */
+static uint8_t check_range(struct blk *blk, const struct blk_req *br,
+			   const struct virtq_blk_discard_write_zeroes *range, uint32_t max)
+{
+	uint32_t known = br->type == VIRTIO_BLK_T_WRITE_ZEROES ?
+				 VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
+	uint32_t sectors = le32_value(range->num_sectors);
+
+	/* Of a discard "unmap" is what it means, but not to be said (BLK-DEV-013). */
+	if (le32_value(range->flags) & ~known)
+		return VIRTIO_BLK_S_UNSUPP;
+	if (sectors > max || !sectors_exist(blk, le64_value(range->sector), sectors))
+		return VIRTIO_BLK_S_IOERR;
+	return VIRTIO_BLK_S_OK;
+}
+
+/* @max_sectors, @max_ranges: as the driver was told; 0 if it was not offered. */
+static enum virtq_verdict start_ranges(struct blk *blk, struct blk_req *br,
+				       virtq_le32 max_sectors, virtq_le32 max_ranges,
+				       struct virtq_op *op)
+{
+	uint64_t count = br->req.rd.bytes / sizeof(br->ranges[0]);
+
+	if (blk->read_only)
+		return answer(br, VIRTIO_BLK_S_IOERR);	/* BLK-DEV-012 */
+	if (!le32_value(max_sectors))
+		return answer(br, VIRTIO_BLK_S_UNSUPP);	/* BLK-DEV-029 */
+	if (br->req.rd.bytes % sizeof(br->ranges[0]) || count > le32_value(max_ranges))
+		return answer(br, VIRTIO_BLK_S_IOERR);
+	/* UNTRUSTED: copied, then all of them checked, before the first is acted upon. */
+	virtq_req_read(&br->req, br->ranges, (size_t)count * sizeof(br->ranges[0]));
+	for (uint64_t i = 0; i < count; i++) {
+		uint8_t status = check_range(blk, br, &br->ranges[i], le32_value(max_sectors));
+
+		if (status != VIRTIO_BLK_S_OK)
+			return answer(br, status);
+	}
+	br->range_count = (uint32_t)count;
+	br->ranges_begun = 0;
+	br->io.kind = VIRTQ_STORE_FLUSH;	/* no piece has ended */
+	br->io.result = 0;
+	return go_on(blk, br, op, VIRTQ_DONE);
 }
 
 static enum virtq_verdict get_id(struct blk *blk, struct blk_req *br)
@@ -142,19 +230,19 @@ static enum virtq_verdict get_id(struct blk *blk, struct blk_req *br)
 }
 
 /*
- * Station 3: a chain becomes a block request. The header is the first 16
- * readable bytes, the status the last writable one, however the driver cut them
- * into descriptors (BLK-DEV-030). Data of the direction that a request does not
- * use is left alone.
+ * A chain becomes a block request. The header is the first 16 readable bytes,
+ * the status the last writable one, however the driver cut them into
+ * descriptors (BLK-DEV-030). Data of the direction that a request does not use
+ * is left alone.
  */
-static enum virtq_verdict blk_start(struct virtq_model *model, struct virtq_req *req,
-				    struct virtq_op *op)
+enum virtq_verdict blk_start(struct virtq_model *model, struct virtq_req *req,
+			     struct virtq_op *op)
 {
 	struct blk *blk = blk_of(model);
 	struct blk_req *br = blk_req_of(req);
+	const struct virtq_blk_config_le *c = &blk->config;
 	struct virtq_blk_req_hdr hdr;
 
-	br->syncing = false;
 	br->status = virtq_req_claim_tail(req);
 	if (!br->status)
 		return VIRTQ_MALFORMED;	/* there is no place for an answer (BLK-DEV-032) */
@@ -163,149 +251,55 @@ static enum virtq_verdict blk_start(struct virtq_model *model, struct virtq_req 
 		return answer(br, VIRTIO_BLK_S_IOERR);
 
 	br->type = le32_value(hdr.type);
+	br->range_count = 0;
+	/* One look: the mode may change while the request is under way (BLK-DEV-017). */
+	br->stable = shm_flag_read(&blk->stable);
+	br->io.req = req;
 	switch (br->type) {
 	case VIRTIO_BLK_T_IN:
 	case VIRTIO_BLK_T_OUT:
 		return start_data(blk, br, le64_value(hdr.sector), op);
 	case VIRTIO_BLK_T_FLUSH:
-		/* Covers what completed before it: those writes are in the file (BLK-DEV-018). */
-		return start_sync(blk, br, op);
+		return start_flush(blk, br, op);
 	case VIRTIO_BLK_T_GET_ID:
 		return get_id(blk, br);
+	case VIRTIO_BLK_T_DISCARD:
+		return start_ranges(blk, br, c->max_discard_sectors, c->max_discard_seg, op);
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		return start_ranges(blk, br, c->max_write_zeroes_sectors,
+				    c->max_write_zeroes_seg, op);
+	case VIRTIO_BLK_T_SECURE_ERASE:
+		return start_ranges(blk, br, c->max_secure_erase_sectors,
+				    c->max_secure_erase_seg, op);
 	default:
-		return answer(br, VIRTIO_BLK_S_UNSUPP);	/* BLK-DEV-029 */
+		/* GET_LIFETIME and zones too (BLK-DEV-020, BLK-DEV-021, BLK-DEV-029). */
+		return answer(br, VIRTIO_BLK_S_UNSUPP);
 	}
 }
 
-/* Station 4: how it went. */
-static enum virtq_verdict blk_finish(struct virtq_model *model, struct virtq_req *req,
-				     struct virtq_op *op, int64_t result)
+/* ---- Station 4: how it went ----------------------------------------------- */
+
+enum virtq_verdict blk_finish(struct virtq_model *model, struct virtq_req *req,
+			      struct virtq_op *op, int64_t result)
 {
 	struct blk *blk = blk_of(model);
 	struct blk_req *br = blk_req_of(req);
+	struct virtq_store_io *io = &br->io;
+	bool data = io->kind == VIRTQ_STORE_READ || io->kind == VIRTQ_STORE_WRITE;
 
-	/* Short counts as failed: the file ends before the disk does, someone cut it. */
-	if (result < 0 || (uint64_t)result != br->expect_bytes)
-		return answer(br, VIRTIO_BLK_S_IOERR);
-	if (br->type == VIRTIO_BLK_T_OUT && !br->syncing && shm_flag_read(&blk->write_through)) {
-		/* The driver will not flush: stable first, completed then (BLK-DEV-017). */
-		br->syncing = true;
-		return start_sync(blk, br, op);
-	}
-	return answer(br, VIRTIO_BLK_S_OK);
+	if (blk->store->ops->finish)
+		return follow(blk, br, op, blk->store->ops->finish(blk->store, io, op, result));
+	if (result < 0)
+		io->result = (int)result;
+	else
+		io->result = data && (uint64_t)result != io->bytes ? -EIO : 0;
+	return follow(blk, br, op, VIRTQ_DONE);
 }
 
-/* ---- The rest of the model ----------------------------------------------- */
-
-static void blk_config_read(struct virtq_model *model, uint32_t offset, void *dst,
-			    uint32_t len)
-{
-	const struct blk *blk = blk_of(model);
-	const uint8_t *raw = (const uint8_t *)&blk->config;
-
-	memset(dst, 0, len);
-	if (offset >= sizeof(blk->config))
-		return;
-	if (len > sizeof(blk->config) - offset)
-		len = (uint32_t)sizeof(blk->config) - offset;
-	memcpy(dst, raw + offset, len);
-}
-
-static int blk_features_ok(struct virtq_model *model, struct virtq_features features)
+void blk_cancel(struct virtq_model *model, struct virtq_req *req)
 {
 	struct blk *blk = blk_of(model);
 
-	shm_flag_write(&blk->write_through, !virtq_features_has(features, VIRTIO_BLK_F_FLUSH));
-	return 0;
-}
-
-static void blk_reset(struct virtq_model *model)
-{
-	/* Safe for a driver that has not said anything yet. */
-	shm_flag_write(&blk_of(model)->write_through, true);
-}
-
-static void blk_destroy(struct virtq_model *model)
-{
-	struct blk *blk = blk_of(model);
-
-	blk_file_close(&blk->file);
-	free(blk);
-}
-
-static const struct virtq_model_ops blk_ops = {
-	.name = "blk",
-	.device_id = VIRTIO_ID_BLOCK,
-	.req_bytes = sizeof(struct blk_req),
-	.start = blk_start,
-	.finish = blk_finish,
-	.config_read = blk_config_read,
-	.features_ok = blk_features_ok,
-	.reset = blk_reset,
-	.destroy = blk_destroy,
-};
-
-static struct virtq_features offered(const struct blk *blk)
-{
-	struct virtq_features f = { { 0, 0 } };
-
-	f = virtq_features_with(f, VIRTIO_BLK_F_SEG_MAX);
-	f = virtq_features_with(f, VIRTIO_BLK_F_BLK_SIZE);
-	f = virtq_features_with(f, VIRTIO_BLK_F_FLUSH);	/* BLK-DEV-001 */
-	if (blk->file.physical_bytes)
-		f = virtq_features_with(f, VIRTIO_BLK_F_TOPOLOGY);
-	if (blk->read_only)
-		f = virtq_features_with(f, VIRTIO_BLK_F_RO);
-	if (blk->model.queues > 1)
-		f = virtq_features_with(f, VIRTIO_BLK_F_MQ);
-	return f;
-}
-
-static int check_options(const struct virtq_blk_options *o, struct virtq_error *err)
-{
-	if (!o->path || !*o->path)
-		return error_set(err, -EINVAL, "a disk needs the path of a file");
-	if (o->queues > QUEUES_MAX)
-		return error_set(err, -EINVAL, "%u queues are more than the %u that a disk may have",
-				 o->queues, QUEUES_MAX);
-	if (o->queue_size_max && (o->queue_size_max < 2 || o->queue_size_max > QUEUE_SIZE_MAX))
-		return error_set(err, -EINVAL, "queues of %u entries are not within 2 and %u",
-				 o->queue_size_max, QUEUE_SIZE_MAX);
-	if (o->serial && strlen(o->serial) > VIRTIO_BLK_ID_BYTES)
-		return error_set(err, -EINVAL, "the serial \"%s\" is longer than %u bytes",
-				 o->serial, VIRTIO_BLK_ID_BYTES);
-	return 0;
-}
-
-int virtq_blk_create(struct virtq_model **out, const struct virtq_blk_options *options,
-		     struct virtq_error *err)
-{
-	int rc = check_options(options, err);
-	struct blk *blk;
-
-	if (rc)
-		return rc;
-	blk = calloc(1, sizeof(*blk));
-	if (!blk)
-		return error_set(err, -ENOMEM, "no memory for a disk");
-	rc = blk_file_open(&blk->file, options, err);
-	if (rc) {
-		free(blk);
-		return rc;
-	}
-	blk->capacity_sectors = blk->file.size_bytes / VIRTQ_BLK_SECTOR_BYTES;
-	blk->read_only = options->read_only;
-	blk->write_through = true;
-	if (options->serial)
-		memcpy(blk->id, options->serial, strlen(options->serial));
-	blk->model.ops = &blk_ops;
-	blk->model.queues = options->queues ? options->queues : 1;
-	blk->model.queue_size_max = options->queue_size_max ? options->queue_size_max :
-							      QUEUE_SIZE_DEFAULT;
-	blk->model.max_segs = BLK_SEGS_MAX;
-	blk->model.config_bytes = sizeof(blk->config);
-	blk->model.features = offered(blk);
-	blk->config = blk_config_make(&blk->file, &blk->model);
-	*out = &blk->model;
-	return 0;
+	if (blk->store->ops->cancel)
+		blk->store->ops->cancel(blk->store, &blk_req_of(req)->io);
 }

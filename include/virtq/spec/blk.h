@@ -39,6 +39,9 @@
 /* GET_ID data, bytes; not terminated when the text fills it. */
 #define VIRTIO_BLK_ID_BYTES	20
 
+/* Flag of a range, of WRITE_ZEROES only: it need not keep its place on the medium (5.2.6). */
+#define VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP	1u
+
 /* Unit of sector numbers and of capacity, whatever blk_size says (5.2.4). */
 #define VIRTQ_BLK_SECTOR_BYTES	512
 
@@ -47,6 +50,13 @@ struct virtq_blk_req_hdr {
 	virtq_le32 type;
 	virtq_le32 reserved;
 	virtq_le64 sector;
+};
+
+/* A range: the data of DISCARD, WRITE_ZEROES and SECURE_ERASE are an array of these. */
+struct virtq_blk_discard_write_zeroes {
+	virtq_le64 sector;
+	virtq_le32 num_sectors;
+	virtq_le32 flags;
 };
 
 /* Device configuration (5.2.4) up to and including secure erase. */
