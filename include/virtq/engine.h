@@ -28,26 +28,57 @@ enum virtq_engine_kind {
 	VIRTQ_ENGINE_SYNC,	/* preadv and pwritev, one request at a time */
 };
 
+/*
+ * What an engine of kind VIRTQ_ENGINE_URING may use where the kernel has it; see
+ * docs/engine.md. All but the first two are used unless forbidden.
+ */
+enum virtq_engine_use {
+	VIRTQ_USE_SQPOLL	= 1,	/* a thread of the kernel takes what is submitted */
+	VIRTQ_USE_BUFFERS	= 2,	/* guest memory is registered: pinned, all of it */
+	VIRTQ_USE_FILES		= 4,	/* files that stay open are registered */
+	VIRTQ_USE_LINKS		= 8,	/* linked operations go to the kernel together */
+	VIRTQ_USE_RING_FD	= 16,	/* the io_uring's own fd is registered */
+	VIRTQ_USE_SINGLE_ISSUER	= 32,	/* the kernel knows that one thread submits */
+	VIRTQ_USE_DEFER_TASKRUN	= 64,	/* completions wait until that thread asks for them */
+	VIRTQ_USE_MULTISHOT	= 128,	/* one poll for all kicks of a queue */
+};
+
+/* What an engine does that has nothing to do. */
+enum virtq_spin {
+	VIRTQ_SPIN_AUTO,	/* looks at its rings for a while, if that has paid before */
+	VIRTQ_SPIN_OFF,		/* asks for kicks and sleeps at once */
+	VIRTQ_SPIN_ALWAYS,	/* never sleeps while there is a queue that takes requests */
+};
+
 /**
  * struct virtq_engine_config - an engine to be made
  * @kind:    how it performs operations
  * @entries: io_uring submission entries, a power of two; 0 for 256
- * @spin_us: how long it polls its queues after the last request before it
- *           asks for kicks and sleeps, microseconds; 0 never polls
+ * @spin:    what it does while there is nothing to do
+ * @spin_us: for AUTO: how long it looks at most before it sleeps, microseconds, up
+ *           to a million; 0 for 50
  * @drain_ms: how long requests in flight may take to end by themselves when their
  *           queue is paused or removed, milliseconds; then they are cancelled.
  *           0 for 5000
  * @stepped: not 0: no thread is started, the caller turns it; see
  *           virtq_engine_step()
+ * @demand:  what it shall use beyond its habit: VIRTQ_USE_SQPOLL, which takes a
+ *           second thread's time; VIRTQ_USE_BUFFERS, which allocates and locks all
+ *           memory that a guest shares (RLIMIT_MEMLOCK). A guest that gives pages back
+ *           (balloon, free page reporting) would lose data with the latter
+ * @forbid:  VIRTQ_USE_... that it shall not use even so
  *
  * Since: 0.1
  */
 struct virtq_engine_config {
 	enum virtq_engine_kind kind;
 	uint32_t entries;
+	enum virtq_spin spin;
 	uint32_t spin_us;
 	uint32_t drain_ms;
 	int stepped;
+	uint32_t demand;
+	uint32_t forbid;
 };
 
 /**
@@ -72,8 +103,8 @@ VIRTQ_API void virtq_engine_destroy(struct virtq_engine *engine);
  * @engine: made with stepped set
  *
  * What is to be done next, as a timeout for poll() or epoll_wait() on
- * virtq_engine_fd(): call it before the first wait and after each. Queues without
- * a kick fd, and spin_us, keep it from ever being other than 0.
+ * virtq_engine_fd(): call it before the first wait and after each. It stays 0 while
+ * the engine spins: always, with VIRTQ_SPIN_ALWAYS or a queue without a kick fd.
  *
  * The engine is the thread's that made it: only that one may step or destroy it.
  * The calls about queues may come from there, between steps, and turn the engine
@@ -90,6 +121,15 @@ VIRTQ_API int virtq_engine_fd(const struct virtq_engine *engine);
 
 /** virtq_engine_kind - what AUTO became. */
 VIRTQ_API enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine);
+
+/**
+ * virtq_engine_uses - what it uses of enum virtq_engine_use
+ *
+ * Files, buffers and links count from the first that the kernel took on.
+ *
+ * Return: VIRTQ_USE_...; 0 for VIRTQ_ENGINE_SYNC. Thread: any. Since: 0.1
+ */
+VIRTQ_API uint32_t virtq_engine_uses(const struct virtq_engine *engine);
 
 /**
  * struct virtq_engine_queue_config - a queue to be turned

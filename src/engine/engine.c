@@ -22,6 +22,8 @@
 #define ENTRIES_DEFAULT 256u
 #define ENTRIES_MAX 4096u
 #define DRAIN_MS_DEFAULT 5000u
+#define SPIN_US_DEFAULT 50u
+#define SPIN_US_MAX 1000000u
 
 static bool turn_once(struct virtq_engine *e, bool sleep);
 
@@ -44,6 +46,14 @@ static bool on_own_thread(const struct virtq_engine *e)
 	return pthread_equal(pthread_self(), e->thread);
 }
 
+void engine_wake(struct virtq_engine *e)
+{
+	/* [E] full: after the store of what is new; pairs with [E] in may_sleep(). */
+	shm_fence_full();
+	if (shm_flag_read(&e->sleeping))
+		virtq_notify_send(e->wake_fd);
+}
+
 void engine_send(struct virtq_engine *e, struct engine_msg *msg)
 {
 	VIRTQ_ASSERT(!on_own_thread(e) || (e->config.stepped && !e->turning));
@@ -54,7 +64,7 @@ void engine_send(struct virtq_engine *e, struct engine_msg *msg)
 	e->box_end = &msg->next;
 	shm_flag_write(&e->mail, true);
 	pthread_mutex_unlock(&e->lock);
-	virtq_notify_send(e->wake_fd);
+	engine_wake(e);
 }
 
 int engine_await(struct virtq_engine *e, struct engine_msg *msg)
@@ -89,6 +99,7 @@ static void read_box(struct virtq_engine *e)
 	e->box_end = &e->box;
 	shm_flag_write(&e->mail, false);
 	pthread_mutex_unlock(&e->lock);
+	e->now_ns = 0;
 	for (; msg; msg = next) {
 		next = msg->next;
 		life_act(e, msg);
@@ -103,10 +114,11 @@ static void read_box(struct virtq_engine *e)
  * cost each such request the whole spin. Otherwise leave the core to its other
  * half for a moment.
  */
-static void relax(const struct virtq_engine *e)
+static void relax(struct virtq_engine *e)
 {
 	if (e->performing) {
 		sched_yield();
+		e->now_ns = 0;
 		return;
 	}
 #if defined(__x86_64__) || defined(__i386__)
@@ -129,6 +141,7 @@ static bool finish_completed(struct virtq_engine *e)
 		next = slot->next;
 		queue_finish(slot);
 	}
+	e->now_ns = 0;
 	return true;
 }
 
@@ -164,12 +177,12 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 	return more;
 }
 
-/* Is there a queue whose driver will not kick? Then this thread cannot sleep. */
+/* Is there a queue to be looked at all the time? Then this thread cannot sleep. */
 static bool must_poll(const struct virtq_engine *e)
 {
 	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
-		if (q->fds[VIRTQ_FD_KICK] < 0 && q->enabled && !q->broken &&
-		    q->phase == QUEUE_TURNS)
+		if ((q->fds[VIRTQ_FD_KICK] < 0 || e->config.spin == VIRTQ_SPIN_ALWAYS) &&
+		    q->enabled && !q->broken && q->phase == QUEUE_TURNS)
 			return true;
 	return false;
 }
@@ -186,6 +199,7 @@ static bool arm_queues(struct virtq_engine *e)
 		if (q->armed || q->blocked || q->broken || !q->enabled || q->phase != QUEUE_TURNS)
 			continue;
 		q->armed = true;
+		q->disarmed = false;
 		if (virtq_device_arm(q->ring))
 			quiet = false;
 	}
@@ -200,12 +214,18 @@ static void count_sleep(struct virtq_engine *e)
 	}
 }
 
-/* Shall the rings be looked at for a while before sleeping? */
-static bool spins(const struct virtq_engine *e)
+/* Say that this thread is going to sleep. Returns false if it must not, for there is news. */
+static bool may_sleep(struct virtq_engine *e)
 {
-	uint64_t spin_ns = (uint64_t)e->config.spin_us * 1000;
-
-	return spin_ns && engine_now_ns() - e->last_work_ns < spin_ns;
+	shm_flag_write(&e->sleeping, true);
+	/* [E] full: before the loads of what is new; pairs with [E] in engine_wake(). */
+	shm_fence_full();
+	if (shm_flag_read(&e->mail))
+		return false;
+	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
+		if (shm_flag_read(&q->news))
+			return false;
+	return true;
 }
 
 /*
@@ -214,8 +234,9 @@ static bool spins(const struct virtq_engine *e)
  */
 static bool turn_round(struct virtq_engine *e, bool sleep)
 {
-	bool worked, more;
+	bool worked, more, quiet;
 
+	shm_flag_write(&e->sleeping, false);
 	if (UNLIKELY(timers_any(e)))
 		timers_run(e);		/* may be what a deferred message waits for */
 	read_box(e);
@@ -226,23 +247,25 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 	/* The sync engine has completions already; a new map may have waited for some. */
 	more |= e->completed != NULL || (worked && e->deferred);
 
-	if (worked && e->config.spin_us)
-		e->last_work_ns = engine_now_ns();
+	if (worked)
+		spin_worked(e);
 	if (more || e->turn_first) {
 		e->turn_first = false;
 		e->io->turn(e, TURN_ON);
 		return false;
 	}
-	if (must_poll(e) || spins(e)) {
+	if (must_poll(e) || spin_goes_on(e)) {
 		if (!worked && sleep)
 			relax(e);
 		e->io->turn(e, TURN_ON);
 		return false;
 	}
-	if (!arm_queues(e))
+	if (!arm_queues(e) || !may_sleep(e))
 		return false;
 	count_sleep(e);
-	return !e->io->turn(e, sleep ? TURN_SLEEP : TURN_LOOK) && !e->turn_first;
+	quiet = !e->io->turn(e, sleep ? TURN_SLEEP : TURN_LOOK) && !e->turn_first;
+	e->now_ns = 0;
+	return quiet;
 }
 
 static bool turn_once(struct virtq_engine *e, bool sleep)
@@ -354,6 +377,9 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 		return error_set(err, -EINVAL,
 				 "%u is no number of submission entries: a power of two up to %u is",
 				 entries, ENTRIES_MAX);
+	if ((unsigned int)config->spin > VIRTQ_SPIN_ALWAYS || config->spin_us > SPIN_US_MAX)
+		return error_set(err, -EINVAL, "an engine spins for up to %u microseconds, not %u",
+				 SPIN_US_MAX, config->spin_us);
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return error_set(err, -ENOMEM, "no memory for an engine");
@@ -361,6 +387,9 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 	e->config.entries = entries;
 	if (!e->config.drain_ms)
 		e->config.drain_ms = DRAIN_MS_DEFAULT;
+	if (!e->config.spin_us)
+		e->config.spin_us = SPIN_US_DEFAULT;
+	spin_init(e);
 	e->credits = 2 * entries;
 	e->box_end = &e->box;
 	e->completed_end = &e->completed;
@@ -416,6 +445,7 @@ int virtq_engine_step(struct virtq_engine *engine)
 
 	if (!engine->config.stepped)
 		return -EINVAL;
+	engine->now_ns = 0;
 	if (!turn_once(engine, false))
 		return 0;
 	if (!timers_left_ns(engine, &left_ns))
@@ -427,6 +457,11 @@ int virtq_engine_step(struct virtq_engine *engine)
 enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine)
 {
 	return engine->io->kind;
+}
+
+uint32_t virtq_engine_uses(const struct virtq_engine *engine)
+{
+	return (uint32_t)shm_word_read(&engine->uses);
 }
 
 void virtq_engine_queue_stats(struct virtq_engine_queue *queue,

@@ -8,7 +8,8 @@
  *   queue.c   stations 1, 2 and 5 of a queue
  *   request.c stations 3 and 4: what becomes of a request in between
  *   timer.c   what is due at a time
- *   uring.c   operations, kicks and calls through io_uring
+ *   spin.c    whether to look for a while before sleeping
+ *   uring.c   operations, kicks and calls through io_uring; see also uring.h
  *   sync.c    the same through preadv, pwritev and poll
  *
  * Owner: the engine's thread owns every field below that does not say otherwise.
@@ -26,6 +27,8 @@
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
 
+#define ENGINE_LINKS_MAX 3u		/* operations that go to the kernel in a row */
+
 struct engine_msg;
 
 /* Something that is due at a time; all zero while it is not set. */
@@ -33,6 +36,15 @@ struct engine_timer {
 	struct engine_timer *next, *prev;	/* in virtq_engine.timers */
 	uint64_t due_ns;
 	void (*expired)(struct virtq_engine *e, struct engine_timer *timer);
+};
+
+/* Operations in a row that are with the kernel, or how they went there. */
+struct engine_links {
+	int32_t results[ENGINE_LINKS_MAX];
+	uint8_t count;			/* of those that were performed */
+	uint8_t at;			/* the next result to be looked at */
+	uint8_t out;			/* completions to come */
+	bool apart;			/* the kernel did not like the row */
 };
 
 /*
@@ -55,6 +67,7 @@ struct engine_slot {
 	bool performing;		/* has an operation, in the kernel or about to be */
 	bool held;
 	bool ended;			/* completed while held; by the queue's lock */
+	struct engine_links links;
 	/* A TIMEOUT, or a pause before trying again. @due_ns stays when it moves. */
 	struct engine_timer timer;
 };
@@ -95,6 +108,7 @@ struct virtq_engine_queue {
 	bool broken;
 	bool forget;			/* a reset: nothing more goes to the driver */
 	bool armed;			/* the driver was told to kick, and was not told to stop */
+	bool disarmed;			/* it was told to stop; of a new ring neither is known */
 	bool blocked;			/* ring left alone until an operation completes */
 	bool kicked;			/* kick fd seen readable, not drained yet */
 	bool kick_dead;			/* kick fd hung up or failed: nothing comes from it any more */
@@ -119,6 +133,8 @@ struct virtq_engine_queue {
 	pthread_mutex_t lock;
 	struct engine_slot *ended, **ended_end;
 	bool news;
+
+	struct uring_queue *uring;	/* what is registered for it; may be NULL */
 
 	struct virtq_engine_stats stats;	/* the thread's own, but for latency */
 	bool stats_changed;
@@ -161,6 +177,10 @@ struct engine_io {
 	enum virtq_engine_kind kind;
 	int (*open)(struct virtq_engine *e, struct virtq_error *err);
 	void (*close)(struct virtq_engine *e);
+	/* The queue comes, goes with nothing in flight, has a new map; each may be NULL. */
+	void (*enter)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	void (*leave)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	void (*remap)(struct virtq_engine *e, struct virtq_engine_queue *q);
 	/* Readable when there is something for turn(). */
 	int (*fd)(const struct virtq_engine *e);
 	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
@@ -182,6 +202,21 @@ struct engine_io {
 			enum virtq_engine_fd which);
 	/* Hand over what is staged and see what has happened. Returns true if anything has. */
 	bool (*turn)(struct virtq_engine *e, enum engine_turn how);
+};
+
+/* What is known about the gaps in which there is nothing to do; see spin.c. */
+struct engine_gaps {
+	uint64_t mean_ns, deviation_ns;	/* of those shorter than the bound */
+	uint32_t long_share;		/* of the others among all, in 256th */
+	uint32_t sleeps;		/* that were not even preceded by spinning */
+};
+
+struct engine_spin {
+	struct engine_gaps gaps[2];	/* by whether requests are in flight */
+	struct engine_gaps *of;		/* these, in the present gap */
+	uint64_t idle_since_ns;		/* 0: not idle */
+	uint64_t for_ns;		/* after it began */
+	bool trial;
 };
 
 struct uring;
@@ -207,6 +242,7 @@ struct virtq_engine {
 	uint32_t shared_used;		/* queues' operations above their reserves */
 	uint32_t performing;		/* operations of all queues */
 	uint32_t generation;		/* of the last cookie */
+	uint64_t uses;			/* VIRTQ_USE_...; others read it, shm_word_*() */
 	struct engine_slot *completed, **completed_end;
 	struct engine_timer timers;	/* head of a circle; soonest first */
 	struct engine_msg *deferred;	/* set_map messages that wait for requests to end */
@@ -214,7 +250,20 @@ struct virtq_engine {
 	bool turn_first;		/* something is under way or was seen: turn before arming */
 	bool quit;
 	bool turning;			/* within a round: models must not call the engine */
-	uint64_t last_work_ns;
+	struct engine_spin spin;
+	/*
+	 * What the clock said last, or 0 where time may have gone by since: after a
+	 * system call or what a model did. So a busy engine looks once for each batch.
+	 */
+	uint64_t now_ns;
+
+	/*
+	 * [E] No lost news. The engine stores @sleeping, then looks at @mail and at
+	 * the queues' news before it sleeps; others store those, then look at
+	 * @sleeping to see whether they must write to wake_fd. Full fences between,
+	 * in may_sleep() and engine_wake(). Through shm_flag_*().
+	 */
+	bool sleeping;
 
 	/* The box. Owner: whoever holds the lock; @mail through shm_flag_*(). */
 	pthread_mutex_t lock;
@@ -240,15 +289,21 @@ static inline uint32_t engine_generation(struct virtq_engine *e)
 /* A piece of an operation has ended: @result bytes or -errno. Nothing is staged here. */
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result);
 
-/* The spans that a READ or WRITE goes on with. Returns how many. */
-static inline uint32_t engine_spans(const struct engine_slot *slot, struct virtq_span **spans)
+/* The spans of a READ or WRITE: @op is the slot's own or linked behind that. Returns how many. */
+static inline uint32_t op_spans(const struct engine_slot *slot, const struct virtq_op *op,
+				struct virtq_span **spans)
 {
-	const struct virtq_op *op = &slot->op;
 	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
 								   &slot->req->rd;
 
 	*spans = op->spans ? op->spans : c->spans;
 	return op->spans ? op->span_count : c->count;
+}
+
+/* The spans that a READ or WRITE goes on with. Returns how many. */
+static inline uint32_t engine_spans(const struct engine_slot *slot, struct virtq_span **spans)
+{
+	return op_spans(slot, &slot->op, spans);
 }
 
 /* The kick fd is readable, or with @hung_up will never be again. */
@@ -319,9 +374,29 @@ int engine_post(struct virtq_engine *e, struct engine_msg *msg);
 /* On the engine's thread: the message is gone when this returns. */
 void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result);
 
+/* Something was filed for the engine: see that it looks. From any thread. */
+void engine_wake(struct virtq_engine *e);
+
+/* ---- spin.c ---- */
+
+void spin_init(struct virtq_engine *e);
+/* There was something to do. */
+void spin_worked(struct virtq_engine *e);
+/* There is nothing to do. Look again, or sleep? */
+bool spin_goes_on(struct virtq_engine *e);
+
 /* ---- timer.c ---- */
 
 uint64_t engine_now_ns(void);
+
+/* As of this round: good enough for what is measured in microseconds. */
+static inline uint64_t engine_now(struct virtq_engine *e)
+{
+	if (!e->now_ns)
+		e->now_ns = engine_now_ns();
+	return e->now_ns;
+}
+
 void timers_init(struct engine_timer *head);
 /* Have @expired called once, on the engine's thread. Not while the timer is set. */
 void timer_set(struct virtq_engine *e, struct engine_timer *timer, uint64_t after_ns,

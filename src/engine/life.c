@@ -66,6 +66,8 @@ static void enter(struct virtq_engine *e, struct virtq_engine_queue *q)
 	e->table[index] = q;
 	q->next = e->queues;
 	e->queues = q;
+	if (e->io->enter)
+		e->io->enter(e, q);
 	queues_share_credits(e);
 }
 
@@ -106,6 +108,8 @@ static void unlink_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	struct virtq_engine_queue **link = &e->queues;
 
+	if (e->io->leave)
+		e->io->leave(e, q);
 	while (*link != q)
 		link = &(*link)->next;
 	*link = q->next;
@@ -157,7 +161,7 @@ static void leave(struct virtq_engine *e, struct virtq_engine_queue *q)
 			e->io->release(e, q, (enum virtq_engine_fd)which);
 	queue_take_timers(q);
 	/* The other engine looks at the ring at once, and at the kick fd anew. */
-	q->armed = false;
+	q->armed = q->disarmed = false;
 	q->kicked = false;
 	e->performing -= q->performing;
 	unlink_queue(e, q);
@@ -216,8 +220,10 @@ static void set_map(struct virtq_engine *e, struct engine_msg *msg)
 	}
 	timer_clear(&q->deadline);
 	q->map_late = false;
+	if (!rc && e->io->remap)
+		e->io->remap(e, q);
 	/* Arming wrote to the old ring. */
-	q->armed = false;
+	q->armed = q->disarmed = false;
 	engine_answer(e, msg, rc);
 }
 

@@ -86,7 +86,7 @@ static unsigned int latency_bucket(uint64_t ns)
 /* One look at the clock for the batch. */
 static void count_latency(struct virtq_engine_queue *q)
 {
-	uint64_t now = engine_now_ns();
+	uint64_t now = q->engine->now_ns = engine_now_ns();
 
 	for (uint32_t i = 0; i < q->done_count; i++) {
 		const struct engine_slot *slot = &q->slots[q->done[i]->slot];
@@ -236,11 +236,12 @@ bool queue_serve(struct virtq_engine_queue *q)
 		break_queue(q);
 		return false;
 	}
-	if (q->armed) {
+	if (!q->disarmed) {
 		virtq_device_disarm(q->ring);
 		q->armed = false;
+		q->disarmed = true;
 	}
-	now = engine_now_ns();
+	now = engine_now(q->engine);
 	for (int i = 0; i < n; i++)
 		request_start(q, reqs[i], now);
 	/* Fewer than asked for: empty, broken or out of blocks. Arming will tell. */

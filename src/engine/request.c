@@ -9,8 +9,6 @@
 
 #include <errno.h>
 
-#include <virtq/notify.h>
-
 #include "base/shm.h"
 #include "ring/device.h"
 
@@ -39,6 +37,13 @@ static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
 /* What is left of slot->op, here or at the engine that the queue is leaving for. */
 static void perform(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
+	struct engine_links *links = &slot->links;
+
+	if (UNLIKELY(links->at < links->count)) {
+		/* It was performed together with the one before it. */
+		complete(q, slot, links->results[links->at++]);
+		return;
+	}
 	if (UNLIKELY(q->phase == QUEUE_LEAVES)) {
 		slot->timer.due_ns = 0;
 		slot->next = q->later;
@@ -237,6 +242,8 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 {
 	int64_t result = slot->result;
 
+	if (UNLIKELY(slot->links.count))
+		slot->links = (struct engine_links){ .count = 0 };
 	if (result < 0)
 		q->stats.failed++;
 	if (result == -ECANCELED && q->phase == QUEUE_CANCELS) {
@@ -270,7 +277,7 @@ void virtq_engine_complete(struct virtq_req *req, int64_t result)
 	q->ended_end = &slot->next;
 	if (!q->news) {
 		shm_flag_write(&q->news, true);
-		virtq_notify_send(q->engine->wake_fd);
+		engine_wake(q->engine);
 	}
 	pthread_mutex_unlock(&q->lock);
 }

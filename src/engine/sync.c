@@ -144,6 +144,7 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 		break;
 	}
 	engine_completed(e, slot, result < 0 ? -errno : result);
+	e->now_ns = 0;
 }
 
 /* ---- Kicks and calls ---------------------------------------------------- */

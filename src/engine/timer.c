@@ -53,7 +53,7 @@ bool timer_clear(struct engine_timer *timer)
 
 void timers_run(struct virtq_engine *e)
 {
-	uint64_t now = engine_now_ns();
+	uint64_t now = e->now_ns = engine_now_ns();
 	struct engine_timer *timer;
 
 	while ((timer = e->timers.next) != &e->timers && timer->due_ns <= now) {

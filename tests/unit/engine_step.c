@@ -8,8 +8,9 @@
 
 static struct virtq_engine *engine_stepped(enum virtq_engine_kind kind, uint32_t spin_us)
 {
-	return engine_with(&(struct virtq_engine_config){ .kind = kind, .stepped = true,
-							  .drain_ms = 300, .spin_us = spin_us });
+	return engine_with(&(struct virtq_engine_config){
+		.kind = kind, .stepped = true, .drain_ms = 300, .spin_us = spin_us,
+		.spin = spin_us ? VIRTQ_SPIN_AUTO : VIRTQ_SPIN_OFF });
 }
 
 /* One round of a caller's loop. Returns false if nothing happened for @ms. */

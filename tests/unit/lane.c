@@ -246,8 +246,9 @@ struct virtq_engine *engine_with(const struct virtq_engine_config *config)
 
 struct virtq_engine *engine_of(enum virtq_engine_kind kind, uint32_t entries, uint32_t spin_us)
 {
-	return engine_with(&(struct virtq_engine_config){ .kind = kind, .entries = entries,
-							  .spin_us = spin_us });
+	return engine_with(&(struct virtq_engine_config){
+		.kind = kind, .entries = entries, .spin_us = spin_us,
+		.spin = spin_us ? VIRTQ_SPIN_AUTO : VIRTQ_SPIN_OFF });
 }
 
 static double cpu_seconds(void)

@@ -83,6 +83,7 @@ struct setting {
 
 /* Skips the test where the kernel refuses io_uring. */
 struct virtq_engine *engine_with(const struct virtq_engine_config *config);
+/* With a @spin_us of 0 it does not spin. */
 struct virtq_engine *engine_of(enum virtq_engine_kind kind, uint32_t entries, uint32_t spin_us);
 /* Half a second in which nothing happens must cost next to nothing. */
 void assert_idle(void);
