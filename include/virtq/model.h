@@ -41,6 +41,9 @@ enum virtq_op_kind {
 	VIRTQ_OP_TIMEOUT,	/* wait for bytes nanoseconds */
 };
 
+/* READ, WRITE, SYNC: fd stays open, and the same file, as long as the model has queues. */
+#define VIRTQ_OP_FILE_STAYS	1u
+
 /**
  * struct virtq_op - one operation, described by a model for an engine
  * @kind:   what to do
@@ -50,7 +53,8 @@ enum virtq_op_kind {
  *          or NULL. It stays until finish(); the engine shortens the spans as the
  *          transfer goes on, as it does with a cursor's
  * @span_count: how many
- * @flags:  ALLOCATE: fallocate()'s mode; POLL: events
+ * @flags:  ALLOCATE: fallocate()'s mode; POLL: events; the others: 0, or
+ *          VIRTQ_OP_FILE_STAYS, with which the engine may have the kernel keep the file
  * @bytes:  ALLOCATE: how many bytes; TIMEOUT: nanoseconds
  * @next:   performed when this one has succeeded as a whole, or NULL. Lies in
  *          the model's request struct and stays until finish()

@@ -9,38 +9,30 @@
  * the generation is the one that is out, so that a late one can never be taken
  * for another; all others are ignored.
  */
-#include "engine/engine.h"
+#include "engine/uring.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/shm.h"
 
 #define SPANS_MAX 1024u			/* the kernel's UIO_MAXIOV */
 #define PIECE_MAX 0x7ffff000u		/* the kernel's MAX_RW_COUNT */
 #define COMPLETIONS_MIN 4096u
+#define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
 
 _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
 	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
 	       offsetof(struct virtq_span, len) == offsetof(struct iovec, iov_len),
 	       "spans are handed to the kernel as they are");
 
-enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_IO, COOKIE_AUX };
-
-struct uring {
-	struct io_uring ring;
-	bool multishot;			/* until the kernel refuses it */
-	bool waking;			/* a read of the wake-up fd is out */
-	bool skip_success;		/* the kernel can keep quiet about what went well */
-	uint64_t wake_word;
-	uint64_t one;
-	char sink[512];			/* what was read from kick fds; never looked at */
-};
+/* COOKIE_IO + n is the operation n places behind the slot's own in a row of linked ones. */
+enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_AUX, COOKIE_IO };
 
 /* ---- Cookies ------------------------------------------------------------ */
 
@@ -63,8 +55,10 @@ static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int re
 {
 	if (!(flags & IORING_CQE_F_MORE))
 		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
-	if (res == -EINVAL && u->multishot)
+	if (res == -EINVAL && u->multishot) {
 		u->multishot = false;
+		shm_word_write(&q->engine->uses, q->engine->uses & ~(uint64_t)VIRTQ_USE_MULTISHOT);
+	}
 	else if (res == -ECANCELED || res == -EINTR || res == -EAGAIN || res == -ENOMEM)
 		return;
 	else if (res < 0)
@@ -86,6 +80,37 @@ static void drain_completed(struct virtq_engine_queue *q, int res)
 	}
 }
 
+/*
+ * One of a row. The results go out one by one, each when request.c comes to that
+ * operation; not those from where the kernel broke the row off, because one had
+ * failed or was short: these are begun again, or not at all.
+ */
+static bool linked_completed(struct virtq_engine *e, struct engine_slot *slot, uint32_t member,
+			     int32_t result)
+{
+	struct engine_links *links = &slot->links;
+
+	if (member >= links->count)
+		return false;
+	links->results[member] = result;
+	if (--links->out)
+		return false;
+	slot->generation = 0;
+	for (uint8_t i = 1; i < links->count; i++) {
+		if (links->results[i] == -ECANCELED)
+			links->count = i;
+		else if (links->results[0] == -ECANCELED)
+			links->apart = true;	/* it is not the first that it refused */
+	}
+	if (links->apart) {
+		links->count = 1;
+		links->results[0] = -EINTR;
+	}
+	links->at = 1;
+	engine_completed(e, slot, links->results[0]);
+	return true;
+}
+
 /* Returns true if there is something for the loop to look at. */
 static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 {
@@ -104,11 +129,13 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 	q = index < e->table_size ? e->table[index] : NULL;
 	if (!q)
 		return false;
-	if (kind == COOKIE_IO) {
+	if (kind >= COOKIE_IO) {
 		struct engine_slot *slot = &q->slots[at];
 
 		if (at >= virtq_device_ring(q->ring)->size || slot->generation != generation)
 			return false;
+		if (UNLIKELY(slot->links.out))
+			return linked_completed(e, slot, kind - COOKIE_IO, cqe->res);
 		slot->generation = 0;
 		engine_completed(e, slot, cqe->res);
 		return true;
@@ -167,8 +194,7 @@ static struct io_uring_sqe *get_sqe(struct virtq_engine *e)
 	return sqe;
 }
 
-/* Hand everything over: from here on the kernel holds the files itself. */
-static void flush(struct virtq_engine *e)
+void uring_flush(struct virtq_engine *e)
 {
 	while (io_uring_sq_ready(&e->uring->ring)) {
 		io_uring_submit_and_get_events(&e->uring->ring);
@@ -177,24 +203,44 @@ static void flush(struct virtq_engine *e)
 	e->turn_first = true;
 }
 
-/* READ or WRITE. The kernel cuts a vector at PIECE_MAX bytes by itself. */
-static void prepare_transfer(struct io_uring_sqe *sqe, const struct engine_slot *slot)
+/* READ or WRITE of one piece. */
+static void prepare_single(struct io_uring_sqe *sqe, const struct virtq_op *op,
+			   const struct iovec *iov, int buffer)
 {
-	const struct virtq_op *op = &slot->op;
+	unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len : PIECE_MAX;
+
+	if (op->kind == VIRTQ_OP_READ) {
+		if (buffer >= 0)
+			io_uring_prep_read_fixed(sqe, op->fd, iov->iov_base, len, op->offset,
+						 buffer);
+		else
+			io_uring_prep_read(sqe, op->fd, iov->iov_base, len, op->offset);
+	} else if (buffer >= 0) {
+		io_uring_prep_write_fixed(sqe, op->fd, iov->iov_base, len, op->offset, buffer);
+	} else {
+		io_uring_prep_write(sqe, op->fd, iov->iov_base, len, op->offset);
+	}
+}
+
+/* READ or WRITE. The kernel cuts a vector at PIECE_MAX bytes by itself. */
+static void prepare_transfer(struct virtq_engine *e, struct io_uring_sqe *sqe,
+			     const struct engine_slot *slot, const struct virtq_op *op)
+{
 	struct virtq_span *spans;
-	uint32_t count = engine_spans(slot, &spans);
+	uint32_t count = op_spans(slot, op, &spans);
 	const struct iovec *iov = (const struct iovec *)(const void *)spans;
 
 	if (count > SPANS_MAX)
 		count = SPANS_MAX;
 	if (count == 1) {
-		unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len :
-							      PIECE_MAX;
+		/*
+		 * Not for a later one of a row: the kernel looks for its buffer when
+		 * its turn comes, and the entry may be another's by then.
+		 */
+		int buffer = op != &slot->op ? -1 :
+			     uring_buffer(e, slot->queue, iov->iov_base, iov->iov_len);
 
-		if (op->kind == VIRTQ_OP_READ)
-			io_uring_prep_read(sqe, op->fd, iov->iov_base, len, op->offset);
-		else
-			io_uring_prep_write(sqe, op->fd, iov->iov_base, len, op->offset);
+		prepare_single(sqe, op, iov, buffer);
 	} else if (op->kind == VIRTQ_OP_READ) {
 		io_uring_prep_readv(sqe, op->fd, iov, count, op->offset);
 	} else {
@@ -202,15 +248,15 @@ static void prepare_transfer(struct io_uring_sqe *sqe, const struct engine_slot 
 	}
 }
 
-static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
+static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
+		    const struct engine_slot *slot, const struct virtq_op *op)
 {
-	const struct virtq_op *op = &slot->op;
-	struct io_uring_sqe *sqe = get_sqe(e);
+	int file;
 
 	switch (op->kind) {
 	case VIRTQ_OP_READ:
 	case VIRTQ_OP_WRITE:
-		prepare_transfer(sqe, slot);
+		prepare_transfer(e, sqe, slot, op);
 		break;
 	case VIRTQ_OP_SYNC:
 		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
@@ -226,9 +272,98 @@ static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
 		io_uring_prep_nop(sqe);
 		break;
 	}
+	if (op->kind > VIRTQ_OP_SYNC || !(op->flags & VIRTQ_OP_FILE_STAYS))
+		return;
+	file = uring_file(e, slot->queue, op->fd);
+	if (file >= 0) {
+		sqe->fd = file;
+		sqe->flags |= IOSQE_FIXED_FILE;
+	}
+}
+
+/*
+ * How many operations can go to the kernel in a row, of which it begins each when
+ * the one before has succeeded as a whole.
+ */
+static uint32_t row(const struct virtq_engine *e, const struct engine_slot *slot)
+{
+	const struct virtq_op *op = &slot->op;
+	uint32_t n = 1;
+
+	if (!e->uring->links || slot->links.apart || slot->queue->phase != QUEUE_TURNS ||
+	    e->config.entries < ENGINE_LINKS_MAX)
+		return 1;
+	for (; op->next && n < ENGINE_LINKS_MAX; n++, op = op->next) {
+		/* The request's own cursors are for one operation at a time. */
+		bool next_alone = op->next->kind == VIRTQ_OP_POLL ||
+				  op->next->kind == VIRTQ_OP_TIMEOUT ||
+				  (op->next->kind <= VIRTQ_OP_WRITE && !op->next->spans);
+		struct virtq_span *spans;
+		uint64_t bytes = 0;
+		uint32_t count;
+
+		if (next_alone || op->kind == VIRTQ_OP_POLL)
+			break;
+		if (op->kind > VIRTQ_OP_WRITE)
+			continue;
+		/* Cut by the kernel it would count as short. */
+		count = op_spans(slot, op, &spans);
+		for (uint32_t i = 0; i < count && count <= SPANS_MAX; i++)
+			bytes += spans[i].len;
+		if (!bytes || bytes > PIECE_MAX)
+			break;
+	}
+	return n;
+}
+
+static void perform_row(struct virtq_engine *e, struct engine_slot *slot, uint32_t n)
+{
+	const struct virtq_op *op = &slot->op;
+
+	/* One submission for all: it ends a row. */
+	if (io_uring_sq_space_left(&e->uring->ring) < n)
+		uring_flush(e);
+	slot->links = (struct engine_links){ .count = (uint8_t)n, .at = (uint8_t)n,
+					     .out = (uint8_t)n };
+	slot->generation = engine_generation(e);
+	for (uint32_t i = 0; i < n; i++, op = op->next) {
+		struct io_uring_sqe *sqe = get_sqe(e);
+
+		prepare(e, sqe, slot, op);
+		if (i + 1 < n)
+			sqe->flags |= IOSQE_IO_LINK;
+		io_uring_sqe_set_data64(sqe, cookie((enum cookie_kind)(COOKIE_IO + i),
+						    slot->generation, slot->queue->index,
+						    slot->req->slot));
+	}
+	shm_word_write(&e->uses, e->uses | VIRTQ_USE_LINKS);
+}
+
+static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
+{
+	struct io_uring_sqe *sqe;
+
+	if (UNLIKELY(slot->op.next)) {
+		uint32_t n = row(e, slot);
+
+		if (n > 1) {
+			perform_row(e, slot, n);
+			return;
+		}
+	}
+	sqe = get_sqe(e);
+	prepare(e, sqe, slot, &slot->op);
 	slot->generation = engine_generation(e);
 	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IO, slot->generation, slot->queue->index,
 					    slot->req->slot));
+}
+
+static void cancel_one(struct virtq_engine *e, uint64_t what)
+{
+	struct io_uring_sqe *sqe = get_sqe(e);
+
+	io_uring_prep_cancel64(sqe, what, 0);
+	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
 }
 
 static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
@@ -237,13 +372,12 @@ static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 	for (uint32_t i = 0; i < size; i++) {
 		uint32_t generation = q->slots[i].generation;
-		struct io_uring_sqe *sqe;
+		uint32_t n = q->slots[i].links.out ? q->slots[i].links.count : 1;
 
-		if (!generation)
-			continue;
-		sqe = get_sqe(e);	/* the slot may complete meanwhile: then nothing is found */
-		io_uring_prep_cancel64(sqe, cookie(COOKIE_IO, generation, q->index, i), 0);
-		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+		/* The slot may complete meanwhile: then nothing is found. */
+		for (uint32_t k = 0; generation && k < n; k++)
+			cancel_one(e, cookie((enum cookie_kind)(COOKIE_IO + k), generation,
+					     q->index, i));
 	}
 }
 
@@ -301,6 +435,15 @@ static void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation))
 		return;
+	if (e->uring->sqpoll && !q->plain_drain) {
+		/* Submitted by another thread it could happen after arming. */
+		struct iovec iov = { e->uring->sink, sizeof(e->uring->sink) };
+
+		if (preadv2(q->fds[VIRTQ_FD_KICK], &iov, 1, -1, RWF_NOWAIT) < 0 &&
+		    errno == EOPNOTSUPP)
+			drain_completed(q, -EOPNOTSUPP);
+		return;
+	}
 	sqe = get_sqe(e);
 	io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(e->uring->sink),
 			   (uint64_t)-1);
@@ -319,15 +462,12 @@ static void end_aux(struct virtq_engine *e, struct virtq_engine_queue *q,
 		    enum engine_aux_kind kind)
 {
 	struct engine_aux *aux = &q->aux[kind];
-	struct io_uring_sqe *sqe;
 
 	aux->again = false;
 	if (!aux->generation)
 		return;
-	sqe = get_sqe(e);
-	io_uring_prep_cancel64(sqe, aux_cookie(q, kind), 0);
-	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
-	flush(e);
+	cancel_one(e, aux_cookie(q, kind));
+	uring_flush(e);
 	while (aux->generation) {
 		io_uring_submit_and_wait(&e->uring->ring, 1);
 		reap(e);
@@ -340,7 +480,7 @@ static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
 
 	/* What is staged names the fd by its number, which is another's after close(). */
-	flush(e);
+	uring_flush(e);
 	if (which == VIRTQ_FD_KICK) {
 		if (!q->plain_drain)	/* done, or was refused, while it was submitted */
 			q->aux[AUX_DRAIN].generation = 0;
@@ -359,7 +499,7 @@ static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 		io_uring_prep_write(sqe, q->fds[which], &e->uring->one,
 				    sizeof(e->uring->one), 0);
 		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
-		flush(e);
+		uring_flush(e);
 	}
 	end_aux(e, q, kind);
 }
@@ -394,8 +534,12 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 		u->waking = true;
 	}
 	if (how != TURN_SLEEP || e->turn_first) {
-		if (io_uring_sq_ready(&u->ring))
-			io_uring_submit_and_get_events(&u->ring);
+		if (io_uring_sq_ready(&u->ring)) {
+			if (u->sqpoll)
+				io_uring_submit(&u->ring);	/* no call while its thread is awake */
+			else
+				io_uring_submit_and_get_events(&u->ring);
+		}
 		return reap(e);
 	}
 	/* A call that went out is no reason to wake up. */
@@ -408,14 +552,20 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 
 /* ---- Life --------------------------------------------------------------- */
 
-/* Every engine thread works on its own ring alone: say so as far as the kernel understands. */
-static const unsigned int setup_flags[] = {
-	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-		IORING_SETUP_SUBMIT_ALL,
-	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
-		IORING_SETUP_SUBMIT_ALL,
-	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
-	0,
+/* How to say what the kernel may rely on, as far as it understands; the best first. */
+static const struct {
+	unsigned int flags;
+	uint32_t uses;
+} setups[] = {
+	{ IORING_SETUP_SQPOLL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_SUBMIT_ALL,
+	  VIRTQ_USE_SQPOLL | VIRTQ_USE_SINGLE_ISSUER },
+	{ IORING_SETUP_SQPOLL, VIRTQ_USE_SQPOLL },
+	{ IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+	  IORING_SETUP_SUBMIT_ALL, VIRTQ_USE_SINGLE_ISSUER | VIRTQ_USE_DEFER_TASKRUN },
+	{ IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+	  IORING_SETUP_SUBMIT_ALL, VIRTQ_USE_SINGLE_ISSUER },
+	{ IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL, 0 },
+	{ 0, 0 },
 };
 
 static bool has_operations(struct io_uring *ring)
@@ -440,52 +590,79 @@ static void uring_close(struct virtq_engine *e)
 	free(e->uring);
 }
 
+/* The first way to set it up that is allowed and that the kernel understands. */
+static int set_up(struct virtq_engine *e, struct uring *u, struct io_uring_params *params)
+{
+	const struct virtq_engine_config *config = &e->config;
+	uint32_t unwanted = config->forbid | (VIRTQ_USE_SQPOLL & ~config->demand);
+	int rc = -EINVAL;
+
+	/*
+	 * Not DEFER_TASKRUN for a thread that sleeps in its own poll(): what waits
+	 * for it to come and fetch it does not always wake it there.
+	 */
+	if (config->stepped)
+		unwanted |= VIRTQ_USE_DEFER_TASKRUN;
+	for (size_t i = 0; rc && i < sizeof(setups) / sizeof(setups[0]); i++) {
+		if (setups[i].uses & unwanted)
+			continue;
+		/*
+		 * One completion for every operation, and a handful for every
+		 * queue. Should there be thousands of queues the kernel keeps
+		 * what does not fit (NODROP), and reap() fetches it.
+		 */
+		*params = (struct io_uring_params){
+			.flags = setups[i].flags | IORING_SETUP_CQSIZE,
+			.cq_entries = 8 * config->entries, .sq_thread_idle = SQPOLL_IDLE_MS,
+		};
+		if (params->cq_entries < COMPLETIONS_MIN)
+			params->cq_entries = COMPLETIONS_MIN;
+		rc = io_uring_queue_init_params(config->entries, &u->ring, params);
+		e->uses = setups[i].uses;
+		if (rc && rc != -EINVAL && !(setups[i].uses & VIRTQ_USE_SQPOLL))
+			break;
+	}
+	return rc;
+}
+
 static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 {
 	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
 				      IORING_FEAT_EXT_ARG;
 	struct uring *u = calloc(1, sizeof(*u));
 	struct io_uring_params params;
-	/*
-	 * Not DEFER_TASKRUN for a thread that sleeps in its own poll(): what waits
-	 * for it to come and fetch it does not always wake it there.
-	 */
-	size_t first = e->config.stepped ? 1 : 0;
-	int rc = -EINVAL, flags;
+	int rc, flags;
 
 	if (!u)
 		return error_set(err, -ENOMEM, "no memory for an io_uring");
-	for (size_t i = first; rc == -EINVAL && i < sizeof(setup_flags) / sizeof(setup_flags[0]); i++) {
-		/*
-		 * One completion for every operation, and a handful for every
-		 * queue. Should there be thousands of queues the kernel keeps
-		 * what does not fit (NODROP), and reap() fetches it.
-		 */
-		params = (struct io_uring_params){ .flags = setup_flags[i] | IORING_SETUP_CQSIZE };
-		params.cq_entries = 8 * e->config.entries;
-		if (params.cq_entries < COMPLETIONS_MIN)
-			params.cq_entries = COMPLETIONS_MIN;
-		rc = io_uring_queue_init_params(e->config.entries, &u->ring, &params);
-	}
+	rc = set_up(e, u, &params);
 	if (rc == 0 && ((params.features & features) != features || !has_operations(&u->ring))) {
 		io_uring_queue_exit(&u->ring);
 		rc = -ENOSYS;
 	}
 	if (rc) {
 		free(u);
+		e->uses = 0;
 		if (rc == -ENOMEM || rc == -EMFILE || rc == -ENFILE)
 			return error_set_errno(err, rc, "cannot set up an io_uring");
 		return error_set_errno(err, -ENOSYS, "the kernel refuses an io_uring (error %d)",
 				       -rc);
 	}
-	io_uring_register_ring_fd(&u->ring);	/* cheaper entry where the kernel has it */
-	u->multishot = true;
+	e->uring = u;
+	u->sqpoll = e->uses & VIRTQ_USE_SQPOLL;
+	u->links = !(e->config.forbid & VIRTQ_USE_LINKS);
+	u->multishot = !(e->config.forbid & VIRTQ_USE_MULTISHOT);
+	if (u->multishot)
+		e->uses |= VIRTQ_USE_MULTISHOT;
+	/* Cheaper entry where the kernel has it. */
+	if (!(e->config.forbid & VIRTQ_USE_RING_FD) && io_uring_register_ring_fd(&u->ring) == 1)
+		e->uses |= VIRTQ_USE_RING_FD;
+	uring_register_tables(e);
 	u->skip_success = params.features & IORING_FEAT_CQE_SKIP;
 	u->one = 1;
 	/* A read of it shall wait in the kernel, not come back at once. */
 	flags = fcntl(e->wake_fd, F_GETFL);
 	fcntl(e->wake_fd, F_SETFL, flags & ~O_NONBLOCK);
-	e->uring = u;
 	return 0;
 }
 
@@ -498,6 +675,9 @@ const struct engine_io uring_io = {
 	.kind = VIRTQ_ENGINE_URING,
 	.open = uring_open,
 	.close = uring_close,
+	.enter = uring_enter_queue,
+	.leave = uring_leave_queue,
+	.remap = uring_remap_queue,
 	.fd = uring_fd,
 	.perform = uring_perform,
 	.cancel = uring_cancel,

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The inside of the io_uring engine.
+ *
+ *   uring.c             operations, kicks, calls; the loop's turn; set-up
+ *   uring_registered.c  files and guest memory that the kernel keeps hold of
+ *
+ * Owner: the engine's thread.
+ */
+#ifndef VIRTQ_ENGINE_URING_H
+#define VIRTQ_ENGINE_URING_H
+
+#include <liburing.h>
+
+#include "engine/engine.h"
+
+#define URING_FILES 256u		/* registered at a time, of all queues */
+#define URING_QUEUE_FILES 4u		/* of one queue; operations on more go without */
+#define URING_BUFFERS 512u		/* pieces of memory registered at a time, of all queues */
+
+/* A file in the kernel's table. It is whoever uses it that keeps @fd open. */
+struct uring_file {
+	int fd;
+	uint32_t users;			/* queues; 0: the entry is free */
+};
+
+/* A piece of guest memory in the kernel's table: its pages are pinned. */
+struct uring_buffer {
+	uint8_t *host;
+	size_t bytes;
+	/* Held: as long as the entry is there nothing else can be at @host. */
+	struct virtq_mapping *mapping;
+	uint32_t users;			/* queues; 0: the entry is free */
+};
+
+/* What of these one queue uses. */
+struct uring_queue {
+	struct {
+		int fd, at;		/* @at -1: the kernel did not take it */
+	} files[URING_QUEUE_FILES];
+	uint32_t file_count;
+	uint32_t *buffers;		/* entries of the table */
+	uint32_t buffer_count;
+	uint32_t last;			/* of these: where the last piece of memory was found */
+};
+
+struct uring {
+	struct io_uring ring;
+	bool multishot;			/* until the kernel refuses it */
+	bool waking;			/* a read of the wake-up fd is out */
+	bool skip_success;		/* the kernel can keep quiet about what went well */
+	bool sqpoll;			/* a kernel thread takes what is staged */
+	bool links;			/* operations in a row go to the kernel together */
+	bool fixed_files, fixed_buffers;	/* there are tables for them */
+	uint64_t wake_word;
+	uint64_t one;
+	char sink[512];			/* what was read from kick fds; never looked at */
+	struct uring_file files[URING_FILES];
+	struct uring_buffer buffers[URING_BUFFERS];
+};
+
+/* Hand everything over: from here on the kernel holds files and memory itself. */
+void uring_flush(struct virtq_engine *e);
+
+/* ---- uring_registered.c ---- */
+
+/* Make the tables, as far as they are wanted and the kernel has them. */
+void uring_register_tables(struct virtq_engine *e);
+
+/* The queue comes, goes (with nothing in flight), has a new map. Thread: the engine's. */
+void uring_enter_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
+void uring_leave_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
+void uring_remap_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
+
+/* The entry of a file that stays open, registered at its first use; -1 if it has none. */
+int uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd);
+
+/* The entry that holds all of a piece of memory; -1 if none does. */
+int uring_buffer(const struct virtq_engine *e, struct virtq_engine_queue *q, const void *base,
+		 size_t len);
+
+#endif
