@@ -252,6 +252,23 @@ VIRTQ_API int virtq_engine_queue_set_fd(struct virtq_engine_queue *queue,
 					enum virtq_engine_fd which, int fd);
 
 /**
+ * virtq_engine_queue_coalesce - let calls wait for each other
+ * @queue: the queue
+ * @count: so many requests share a call; 0 or 1: none waits
+ * @us:    but none waits longer, microseconds, up to a million; 0: none waits.
+ *         VIRTQ_ENGINE_SYNC rounds up to milliseconds
+ *
+ * A call waits only as long as other requests of the queue are in flight: a driver
+ * with one request at a time is called at once. Held requests count, too, and may
+ * be long in coming. Stays as it is when the queue pauses or moves; what is owed is sent
+ * first.
+ *
+ * Return: 0, or -EINVAL (@us too large). Thread: any, and at any time. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_queue_coalesce(struct virtq_engine_queue *queue, uint32_t count,
+					  uint32_t us);
+
+/**
  * virtq_engine_queue_set_map - virtq_device_set_map() on the engine's thread
  *
  * Where requests in flight hold as many older maps as there can be, waits until
@@ -274,6 +291,7 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  * @kicks:     times that the kick fd was seen readable
  * @calls:     times that the call fd was signalled
  * @suppressed: publications that the driver did not want to be called for
+ * @coalesced: publications that shared the call of an earlier one
  * @sleeps:    times that the engine slept
  * @latency:   requests by the time from pop to publication: [0] less than 1
  *             microsecond, [n] 2^(n-1) to 2^n microseconds, the last also longer
@@ -286,7 +304,7 @@ struct virtq_engine_stats {
 	uint64_t cancelled;
 	uint64_t bytes_read, bytes_written;
 	uint64_t batches;
-	uint64_t kicks, calls, suppressed;
+	uint64_t kicks, calls, suppressed, coalesced;
 	uint64_t sleeps;
 	uint64_t latency[VIRTQ_LATENCY_BUCKETS];
 };

@@ -123,6 +123,11 @@ struct virtq_engine_queue {
 	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
 	uint32_t done_count;
 	bool publish;			/* pushed since the last publication */
+	bool owes_call;			/* asked for by the driver, put off */
+	uint64_t published;		/* of stats.requests, with the last publication */
+	uint64_t owed_from;		/* and before the one that the call is owed for */
+	uint64_t coalesce;		/* count << 32 | us; any thread writes it, shm_word_*() */
+	struct engine_timer call_timer;
 
 	struct engine_msg *ending;	/* the message that waits for nothing to be in flight */
 	struct engine_timer deadline;	/* of QUEUE_DRAINS, or of a new map in QUEUE_TURNS */
@@ -319,6 +324,9 @@ void queue_free(struct virtq_engine_queue *q);
 bool queue_serve(struct virtq_engine_queue *q);
 /* The loan of @req ends here; the driver sees it at the next publication. */
 void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req);
+/* Signal the driver, or do not owe it to it any more. */
+void queue_call(struct virtq_engine_queue *q);
+void queue_forget_call(struct virtq_engine_queue *q);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
 /* The queues have changed, or which of them take requests: divide the credits anew. */

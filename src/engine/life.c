@@ -160,6 +160,7 @@ static void leave(struct virtq_engine *e, struct virtq_engine_queue *q)
 		if (q->fds[which] >= 0)
 			e->io->release(e, q, (enum virtq_engine_fd)which);
 	queue_take_timers(q);
+	queue_forget_call(q);	/* the other engine calls once */
 	/* The other engine looks at the ring at once, and at the kick fd anew. */
 	q->armed = q->disarmed = false;
 	q->kicked = false;
@@ -176,6 +177,8 @@ bool life_end(struct virtq_engine *e, struct virtq_engine_queue *q)
 		return false;
 	q->ending = NULL;
 	timer_clear(&q->deadline);
+	if (q->owes_call && !q->forget && msg->kind != MSG_LEAVE)
+		queue_call(q);
 	switch (msg->kind) {
 	case MSG_PAUSE:
 		q->phase = QUEUE_PAUSED;

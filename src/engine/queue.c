@@ -17,6 +17,7 @@
 #include "ring/device.h"
 
 #define SHARE 4u	/* see queue_credits() */
+#define COALESCE_US_MAX 1000000u
 
 /* ---- Life --------------------------------------------------------------- */
 
@@ -118,22 +119,72 @@ void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 		push_done(q);
 }
 
+void queue_call(struct virtq_engine_queue *q)
+{
+	timer_clear(&q->call_timer);
+	q->owes_call = false;
+	q->engine->io->signal(q->engine, q, VIRTQ_FD_CALL);
+	q->stats.calls++;
+	q->stats_changed = true;
+}
+
+void queue_forget_call(struct virtq_engine_queue *q)
+{
+	timer_clear(&q->call_timer);
+	q->owes_call = false;
+}
+
+static void call_is_late(struct virtq_engine *e, struct engine_timer *timer)
+{
+	(void)e;
+	queue_call(container_of(timer, struct virtq_engine_queue, call_timer));
+}
+
+/* May the driver wait for its call, as there is more to come? */
+static bool call_can_wait(struct virtq_engine_queue *q)
+{
+	uint64_t coalesce = shm_word_read(&q->coalesce), us = coalesce & UINT32_MAX;
+
+	if (LIKELY(!coalesce))
+		return false;
+	if (!q->in_flight || q->stats.requests - q->owed_from >= coalesce >> 32)
+		return false;
+	if (!q->call_timer.next)
+		timer_set(q->engine, &q->call_timer, us * 1000, call_is_late);
+	return true;
+}
+
+int virtq_engine_queue_coalesce(struct virtq_engine_queue *queue, uint32_t count, uint32_t us)
+{
+	if (us > COALESCE_US_MAX)
+		return -EINVAL;
+	shm_word_write(&queue->coalesce, count > 1 && us ? (uint64_t)count << 32 | us : 0);
+	return 0;
+}
+
 void queue_publish(struct virtq_engine_queue *q)
 {
+	uint64_t before = q->published;
+
 	push_done(q);
 	if (!q->publish)
 		return;
 	q->publish = false;
+	q->published = q->stats.requests;
 	q->stats.batches++;
 	/* Before the driver can see the requests: who waits for one, then counts, counts it. */
 	queue_show_stats(q);
 	if (!virtq_device_publish(q->ring)) {
 		q->stats.suppressed++;	/* shown with the next batch, or before sleeping */
-	} else if (q->fds[VIRTQ_FD_CALL] >= 0) {
-		q->engine->io->signal(q->engine, q, VIRTQ_FD_CALL);
-		q->stats.calls++;
-		q->stats_changed = true;
+	} else if (q->owes_call) {
+		q->stats.coalesced++;
+	} else {
+		q->owes_call = q->fds[VIRTQ_FD_CALL] >= 0;
+		q->owed_from = before;
 	}
+	/* Also where this one alone was not asked for: the driver asks once. */
+	if (q->owes_call && !call_can_wait(q))
+		queue_call(q);
 }
 
 /* ---- Credits ------------------------------------------------------------ */
@@ -279,6 +330,8 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 		close(old);
 	}
 	q->fds[which] = fd;
+	if (which == VIRTQ_FD_CALL)
+		queue_forget_call(q);	/* the new one is signalled below */
 	if (which == VIRTQ_FD_KICK) {
 		q->kicked = false;
 		q->kick_dead = false;

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/* Calls that wait for each other: never when nothing else would come, and none is lost. */
+#include "stand.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+
+#define SECOND_US 1000000u
+
+/* Held requests, which the test ends one by one. */
+struct bay {
+	struct virtq_engine *engine;
+	struct holder h;
+	struct stand st;
+};
+
+static void bay_open(struct bay *b, const struct setting *s, unsigned int requests,
+		     uint32_t count, uint32_t us)
+{
+	b->engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .drain_ms = 300 });
+	holder_init(&b->h);
+	stand_open_on(&b->st, b->engine, s, &b->h.model);
+	assert_int_equal(virtq_engine_queue_coalesce(b->st.queue, count, us), 0);
+	stand_send_holds(&b->st, requests);
+	holder_wait(&b->h, requests);
+}
+
+static void bay_close(struct bay *b)
+{
+	stand_close(&b->st);
+	virtq_engine_destroy(b->engine);
+}
+
+/* End @n of them, one publication each. */
+static void end_some(struct bay *b, unsigned int n)
+{
+	struct virtq_completion done;
+
+	while (n--) {
+		virtq_engine_complete(holder_take(&b->h), 77);
+		while (virtq_driver_get(b->st.pair.driver, &done, 1) != 1)
+			usleep(50);
+	}
+}
+
+static bool called(struct bay *b, int ms)
+{
+	bool was = poll(&(struct pollfd){ b->st.call, POLLIN, 0 }, 1, ms) == 1;
+
+	virtq_notify_clear(b->st.call);
+	return was;
+}
+
+static void so_many_share_a_call(void **state)
+{
+	struct virtq_engine_stats stats;
+	struct bay b;
+
+	bay_open(&b, *state, 33, 8, SECOND_US);
+	for (unsigned int round = 1; round <= 4; round++) {
+		uint64_t start = now_ms();
+
+		end_some(&b, 7);
+		if (now_ms() - start < 900)	/* else it is the time that was up */
+			assert_false(called(&b, 20));
+		end_some(&b, 1);
+		assert_true(called(&b, WAIT_MS));
+	}
+	/* The last one, which nothing comes after. */
+	end_some(&b, 1);
+	assert_true(called(&b, 500));
+	usleep(20000);
+	virtq_engine_queue_stats(b.st.queue, &stats);
+	assert_int_equal(stats.batches, 33);
+	assert_int_equal(stats.calls + stats.coalesced, 33);
+	assert_true(stats.calls <= 9);	/* five, but for a machine that stood still */
+	bay_close(&b);
+}
+
+static void one_at_a_time_does_not_wait(void **state)
+{
+	uint64_t start;
+	struct bay b;
+
+	bay_open(&b, *state, 0, 8, SECOND_US);
+	start = now_ms();
+	for (unsigned int i = 0; i < 20; i++) {
+		stand_send_holds(&b.st, 1);
+		end_some(&b, 1);
+		assert_true(called(&b, WAIT_MS));
+	}
+	assert_true(now_ms() - start < 10000);	/* 20 s with waiting */
+	bay_close(&b);
+}
+
+static void none_waits_longer_than_it_may(void **state)
+{
+	uint64_t start;
+	struct bay b;
+
+	bay_open(&b, *state, 4, 8, 200000);
+	start = now_ms();
+	end_some(&b, 1);
+	assert_true(called(&b, WAIT_MS));
+	assert_in_range(now_ms() - start, 199, 5000);
+	/* Once: nothing is owed any more. */
+	assert_false(called(&b, 400));
+	/* Switched off, none waits. */
+	assert_int_equal(virtq_engine_queue_coalesce(b.st.queue, 0, 0), 0);
+	end_some(&b, 1);
+	assert_true(called(&b, WAIT_MS));
+	assert_int_equal(virtq_engine_queue_coalesce(b.st.queue, 8, SECOND_US + 1), -EINVAL);
+	bay_close(&b);
+}
+
+/* The driver asks once, and does not ask again for what comes before it is called. */
+static void what_is_owed_is_owed(void **state)
+{
+	struct bay b;
+
+	bay_open(&b, *state, 3, 8, SECOND_US);
+	end_some(&b, 1);
+	virtq_driver_disarm(b.st.pair.driver);
+	end_some(&b, 2);
+	assert_true(called(&b, 500));
+	bay_close(&b);
+}
+
+static void pause_move_and_remove_send_what_is_owed(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *other = engine_of(s->kind, 0, 0);
+	struct bay b;
+
+	bay_open(&b, s, 4, 8, SECOND_US);
+	end_some(&b, 1);
+	assert_int_equal(virtq_engine_move(b.st.queue, other), 0);
+	assert_true(called(&b, 500));
+	end_some(&b, 1);
+	assert_false(called(&b, 50));	/* still so at the other engine */
+	assert_int_equal(virtq_engine_move(b.st.queue, b.engine), 0);
+	assert_true(called(&b, 500));
+	end_some(&b, 1);
+	assert_int_equal(virtq_engine_pause(&b.st.queue, 1, NULL), 1);
+	assert_true(called(&b, 400));
+	virtq_engine_resume(b.st.queue);
+
+	stand_send_holds(&b.st, 2);
+	holder_wait(&b.h, 2);
+	stand_back(&b.st);		/* the one that pause cancelled */
+	end_some(&b, 1);
+	virtq_notify_clear(b.st.call);
+	b.st.pair.device = virtq_engine_remove(b.st.queue);
+	b.st.queue = NULL;
+	assert_true(called(&b, 100));
+	bay_close(&b);
+	virtq_engine_destroy(other);
+}
+
+/* What is owed to a driver that resets its queue is not sent, now or later. */
+static void reset_owes_nothing(void **state)
+{
+	struct bay b;
+
+	bay_open(&b, *state, 2, 8, 100000);
+	end_some(&b, 1);
+	virtq_notify_clear(b.st.call);
+	b.st.pair.device = virtq_engine_reset(b.st.queue);
+	b.st.queue = NULL;
+	assert_false(called(&b, 300));
+	bay_close(&b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_ENGINES(so_many_share_a_call),
+		ON_ENGINES(one_at_a_time_does_not_wait),
+		ON_ENGINES(none_waits_longer_than_it_may),
+		ON_ENGINES(what_is_owed_is_owed),
+		ON_ENGINES(pause_move_and_remove_send_what_is_owed),
+		ON_ENGINES(reset_owes_nothing),
+	};
+
+	return cmocka_run_group_tests_name("engine calls", tests, NULL, NULL) ? 1 : 0;
+}
