@@ -109,16 +109,16 @@ static bool copy_option(struct copy_options *o, int opt)
 
 	switch (opt) {
 	case OPT_LAYOUT:
-		choice = options_choice("layout", optarg, layouts);
+		choice = options_choice("--layout", optarg, layouts);
 		good = choice >= 0;
 		o->layout = good ? (enum disk_layout)choice : DISK_AUTO;
 		break;
 	case OPT_DEPTH:
-		good = options_number("depth", optarg, 1, COPY_DEPTH_MAX, &value);
+		good = options_number("--depth", optarg, 1, COPY_DEPTH_MAX, &value);
 		o->depth = (unsigned int)value;
 		break;
 	case OPT_BLOCK_SIZE:
-		good = options_number("block-size", optarg, VIRTQ_BLK_SECTOR_BYTES,
+		good = options_number("--block-size", optarg, VIRTQ_BLK_SECTOR_BYTES,
 				      COPY_BLOCK_BYTES_MAX, &value);
 		o->block_bytes = (uint32_t)value;
 		if (good && value % VIRTQ_BLK_SECTOR_BYTES) {
@@ -127,11 +127,11 @@ static bool copy_option(struct copy_options *o, int opt)
 		}
 		break;
 	case OPT_QUEUE_SIZE:
-		good = options_number("queue-size", optarg, 4, 32768, &value);
+		good = options_number("--queue-size", optarg, 4, 32768, &value);
 		o->queue_size = (uint32_t)value;
 		break;
 	case OPT_TIMEOUT:
-		good = options_number("timeout", optarg, 0, COPY_TIMEOUT_S_MAX, &value);
+		good = options_number("--timeout", optarg, 0, COPY_TIMEOUT_S_MAX, &value);
 		o->timeout_s = (unsigned int)value;
 		break;
 	case OPT_JSON:

@@ -9,7 +9,9 @@
 #include "copy.h"
 #include "probe.h"
 #include "report.h"
+#include "resize.h"
 #include "serve.h"
+#include "stats.h"
 
 /*
  * Management programs start a vhost-user back end by path alone and give it
@@ -24,7 +26,9 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 	const char *summary;
 } commands[] = {
-	{ "serve", "virtq serve", serve_main, "serve a file as a vhost-user device" },
+	{ "serve", "virtq serve", serve_main, "serve disks as vhost-user devices" },
+	{ "stats", "virtq stats", stats_main, "say what the disks of a running server have done" },
+	{ "resize", "virtq resize", resize_main, "have a running server look at its images' sizes" },
 	{ "probe", "virtq probe", probe_main, "say what stands at the other end of a socket" },
 	{ "copy", "virtq copy", copy_main, "copy disks out of, into and between devices" },
 	{ NULL, NULL, NULL, NULL },

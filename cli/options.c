@@ -64,12 +64,12 @@ bool options_number(const char *name, const char *text, uint64_t min, uint64_t m
 		    uint64_t *value)
 {
 	if (!size_parse(text, value)) {
-		report_usage("--%s wants a whole number, perhaps with K, M or G, and not '%s'",
+		report_usage("%s wants a whole number, perhaps with K, M or G, and not '%s'",
 			     name, text);
 		return false;
 	}
 	if (*value < min || *value > max) {
-		report_usage("--%s is %llu to %llu, and not %s", name, (unsigned long long)min,
+		report_usage("%s is %llu to %llu, and not %s", name, (unsigned long long)min,
 			     (unsigned long long)max, text);
 		return false;
 	}
@@ -91,7 +91,7 @@ int options_choice(const char *name, const char *text, const char *const *choice
 			used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", join,
 						 choices[i]);
 	}
-	report_usage("--%s is %s, and not '%s'", name, list, text);
+	report_usage("%s is %s, and not '%s'", name, list, text);
 	return -1;
 }
 

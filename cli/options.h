@@ -20,12 +20,12 @@
  */
 int options_next(int argc, char **argv, const struct option *longs);
 
-/* The value of option @name as a number in @min..@max. False if reported as bad. */
+/* The value of @name, "--queues" in its sentence, as a number in @min..@max. False if reported as bad. */
 bool options_number(const char *name, const char *text, uint64_t min, uint64_t max,
 		    uint64_t *value);
 
 /*
- * The value of option @name as one of the words in @choices, NULL at the end.
+ * The value of @name as one of the words in @choices, NULL at the end.
  * The index, or -1 if reported as bad.
  */
 int options_choice(const char *name, const char *text, const char *const *choices);

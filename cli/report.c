@@ -22,9 +22,11 @@ const char *report_name(void)
 __attribute__((format(printf, 2, 0)))
 static void say(const char *ending, const char *fmt, va_list args)
 {
+	flockfile(stderr);	/* several threads of a server speak */
 	fprintf(stderr, "%s: ", command_name);
 	vfprintf(stderr, fmt, args);
 	fprintf(stderr, "%s\n", ending);
+	funlockfile(stderr);
 }
 
 int report_failure(const char *fmt, ...)

@@ -1,478 +1,333 @@
 /* SPDX-License-Identifier: MIT */
-/* `virtq serve blk`: a file as a vhost-user block device, until told to stop. */
+/* `virtq serve blk`: files as vhost-user block devices, until told to stop. */
 #include "serve.h"
 
 #include <errno.h>
-#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
+#include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <virtq/virtq.h>
 
+#include "control.h"
 #include "nofile.h"
-#include "options.h"
 #include "report.h"
-#include "size.h"
+#include "serve_disk.h"
+#include "serve_options.h"
 
-#define SERVE_QUEUES_MAX 256
-#define SERVE_THREADS_MAX 64
-/* Covers the time between a client's requests at depth 1; a sleep costs more than that. */
-#define SERVE_SPIN_US 32
-
-/*
- * Descriptors that one client can make us hold: for each queue, for each memory
- * region (GET_MAX_MEM_SLOTS of them) its file, and all else.
- */
-#define SERVE_QUEUE_FDS 7
-#define SERVE_MEMORY_FDS 256
+/* Descriptors beside those that a disk's client makes us hold. */
 #define SERVE_OTHER_FDS 64
 
-enum serve_layout { SERVE_ANY, SERVE_SPLIT, SERVE_PACKED };
-
-struct serve_options {
-	const char *socket_path;
-	int fd;			/* -1 if none was given */
-	struct virtq_blk_options blk;
-	enum virtq_engine_kind engine;
-	unsigned int threads;
-	unsigned int spin_us;
-	enum serve_layout layout;
-	bool quiet;
-	bool help;
-};
-
-/* One running server; see serve_open() for the order in which it is made. */
+/* The running process; see serve_open() for the order in which it is made. */
 struct serve {
 	const struct serve_options *options;
-	struct virtq_model *model;
 	struct virtq_engine *engine[SERVE_THREADS_MAX];
 	unsigned int engines;
-	struct virtq_vhost_user_server *server;
-	int listen_fd;
-	bool socket_made;	/* and so to be removed; it is the file known as: */
-	dev_t socket_dev;
-	ino_t socket_ino;
-	unsigned int clients;
+	struct serve_disk *disk;
+	unsigned int disks;		/* begun to be opened */
+	struct control *control;
+	int ended_fd;			/* a disk has ended */
+	int signal_fd;
 };
 
-static const char serve_help[] =
-	"Usage: virtq serve blk --socket-path PATH|--fd FDNUM --image FILE [OPTION]...\n"
-	"Serve a file or block device as a vhost-user block device, in the foreground.\n"
-	"\n"
-	"  --socket-path PATH   make a listening socket here, and remove it at the end\n"
-	"  --fd FDNUM           take this listening socket instead\n"
-	"  --image FILE         what to serve; its size is a multiple of 512 bytes\n"
-	"  --blk-file FILE      the same as --image\n"
-	"  --read-only          refuse writes\n"
-	"  --queues N           request queues, 1 to 256 [1]\n"
-	"  --queue-size N       most entries in a queue, 2 to 32768 [1024]\n"
-	"  --serial TEXT        what a driver gets as the disk's id, up to 20 bytes\n"
-	"  --engine WHICH       uring, sync, or auto: uring if the kernel has it [auto]\n"
-	"  --threads N          threads that the queues are spread over, 1 to 64 [1];\n"
-	"                       never more than there are queues\n"
-	"  --spin MICROSECONDS  keep looking for requests so long before sleeping [32]\n"
-	"  --direct             bypass the page cache\n"
-	"  --layout WHICH       any, split (packed is not offered), or packed (a driver\n"
-	"                       that does not accept it is refused) [any]\n"
-	"  --print-capabilities print what this program can do, in JSON, and exit\n"
-	"  --quiet              say nothing but errors\n"
-	"  -h, --help           print this and exit\n"
-	"\n"
-	"Clients are served one after another. SIGINT, SIGTERM and SIGHUP end the server\n"
-	"after the requests that it has begun.\n"
-	"\n"
-	"Examples:\n"
-	"  virtq serve blk --socket-path /run/disk.sock --image disk.img --queues 2\n"
-	"  virtq serve blk --socket-path /run/cd.sock --image cd.iso --read-only\n"
-	"\n"
-	"Exit status: 0 stopped by signal, 1 failed, 2 the command line makes no sense.\n";
+/* ---- What others ask: on the control's thread, and for --stats on the main one. ---- */
 
-/* ---- Options. ---- */
-
-enum {
-	OPT_SOCKET_PATH = OPTIONS_FIRST, OPT_FD, OPT_IMAGE, OPT_READ_ONLY, OPT_QUEUES,
-	OPT_QUEUE_SIZE, OPT_SERIAL, OPT_ENGINE, OPT_THREADS, OPT_SPIN, OPT_DIRECT, OPT_LAYOUT,
-	OPT_CAPABILITIES, OPT_QUIET,
-};
-
-static const struct option serve_longs[] = {
-	{ "socket-path", required_argument, NULL, OPT_SOCKET_PATH },
-	{ "fd", required_argument, NULL, OPT_FD },
-	{ "image", required_argument, NULL, OPT_IMAGE },
-	{ "blk-file", required_argument, NULL, OPT_IMAGE },
-	{ "read-only", no_argument, NULL, OPT_READ_ONLY },
-	{ "queues", required_argument, NULL, OPT_QUEUES },
-	{ "queue-size", required_argument, NULL, OPT_QUEUE_SIZE },
-	{ "serial", required_argument, NULL, OPT_SERIAL },
-	{ "engine", required_argument, NULL, OPT_ENGINE },
-	{ "threads", required_argument, NULL, OPT_THREADS },
-	{ "spin", required_argument, NULL, OPT_SPIN },
-	{ "direct", no_argument, NULL, OPT_DIRECT },
-	{ "layout", required_argument, NULL, OPT_LAYOUT },
-	{ "print-capabilities", no_argument, NULL, OPT_CAPABILITIES },
-	{ "quiet", no_argument, NULL, OPT_QUIET },
-	{ "help", no_argument, NULL, 'h' },
-	{ NULL, 0, NULL, 0 },
-};
-
-/* Take one option's value; false if it was reported as bad. */
-static bool serve_option(struct serve_options *o, int opt)
+static bool serve_stats(struct serve *s, struct stats *stats)
 {
-	static const char *const engines[] = { "auto", "uring", "sync", NULL };
-	static const enum virtq_engine_kind kinds[] = {
-		VIRTQ_ENGINE_AUTO, VIRTQ_ENGINE_URING, VIRTQ_ENGINE_SYNC,
-	};
-	static const char *const layouts[] = { "any", "split", "packed", NULL };
-	uint64_t value = 0;
-	int choice;
-	bool good = true;
-
-	switch (opt) {
-	case OPT_SOCKET_PATH:
-		o->socket_path = optarg;
-		break;
-	case OPT_FD:
-		good = options_number("fd", optarg, 0, INT_MAX, &value);
-		o->fd = (int)value;
-		break;
-	case OPT_IMAGE:
-		o->blk.path = optarg;
-		break;
-	case OPT_READ_ONLY:
-		o->blk.read_only = true;
-		break;
-	case OPT_QUEUES:
-		good = options_number("queues", optarg, 1, SERVE_QUEUES_MAX, &value);
-		o->blk.queues = (unsigned int)value;
-		break;
-	case OPT_QUEUE_SIZE:
-		good = options_number("queue-size", optarg, 2, 32768, &value);
-		o->blk.queue_size_max = (unsigned int)value;
-		break;
-	case OPT_SERIAL:
-		o->blk.serial = optarg;
-		if (strlen(optarg) > VIRTIO_BLK_ID_BYTES) {
-			report_usage("--serial is at most %d bytes long, and not %zu",
-				     VIRTIO_BLK_ID_BYTES, strlen(optarg));
-			return false;
-		}
-		break;
-	case OPT_ENGINE:
-		choice = options_choice("engine", optarg, engines);
-		good = choice >= 0;
-		o->engine = kinds[good ? choice : 0];
-		break;
-	case OPT_THREADS:
-		good = options_number("threads", optarg, 1, SERVE_THREADS_MAX, &value);
-		o->threads = (unsigned int)value;
-		break;
-	case OPT_SPIN:
-		good = options_number("spin", optarg, 0, 1000000, &value);
-		o->spin_us = (unsigned int)value;
-		break;
-	case OPT_DIRECT:
-		o->blk.direct = true;
-		break;
-	case OPT_LAYOUT:
-		choice = options_choice("layout", optarg, layouts);
-		good = choice >= 0;
-		o->layout = good ? (enum serve_layout)choice : SERVE_ANY;
-		break;
-	case OPT_QUIET:
-		o->quiet = true;
-		break;
-	case 'h':
-		o->help = true;
-		break;
-	}
-	return good;
-}
-
-static int serve_parse(struct serve_options *o, int argc, char **argv)
-{
-	int opt;
-
-	*o = (struct serve_options){
-		.fd = -1,
-		.blk = { .queues = 1, .queue_size_max = 1024 },
-		.threads = 1,
-		.spin_us = SERVE_SPIN_US,
-	};
-	while ((opt = options_next(argc, argv, serve_longs)) != OPTIONS_END) {
-		if (opt == OPTIONS_BAD || !serve_option(o, opt))
-			return REPORT_USAGE;
-		if (o->help)
-			return REPORT_OK;
-	}
-	if (!options_operands(argc, argv, 0, ""))
-		return REPORT_USAGE;
-	if (o->socket_path && o->fd >= 0)
-		return report_usage("--socket-path and --fd exclude each other");
-	if (!o->socket_path && o->fd < 0)
-		return report_usage("either --socket-path or --fd is needed");
-	if (!o->blk.path)
-		return report_usage("--image is needed");
-	return REPORT_OK;
-}
-
-/* ---- --layout packed: a driver that declines packed rings is refused. ---- */
-
-static const struct virtq_model_ops *serve_blk_ops;
-static struct virtq_model_ops serve_packed_ops;
-
-static int serve_packed_features_ok(struct virtq_model *model, struct virtq_features features)
-{
-	if (!virtq_features_has(features, VIRTIO_F_RING_PACKED))
-		return -EINVAL;
-	return serve_blk_ops->features_ok ? serve_blk_ops->features_ok(model, features) : 0;
-}
-
-static void serve_insist_on_packed(struct virtq_model *model)
-{
-	serve_blk_ops = model->ops;
-	serve_packed_ops = *model->ops;
-	serve_packed_ops.features_ok = serve_packed_features_ok;
-	model->ops = &serve_packed_ops;
-}
-
-/* ---- The server's life. ---- */
-
-/* For the signal handler, which has no argument. Set before signals are let in. */
-static struct virtq_vhost_user_server *serve_stoppable;
-
-static void serve_on_signal(int number)
-{
-	(void)number;
-	virtq_vhost_user_server_stop(serve_stoppable);
-}
-
-/*
- * Signals wait from here until serve_let_signals_in(). The engines' threads
- * start in between and keep them blocked, so that only this thread is
- * interrupted; and none is lost before there is a server to stop.
- */
-static void serve_hold_signals(sigset_t *ours)
-{
-	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction old, stop = { .sa_handler = serve_on_signal, .sa_flags = SA_RESTART };
+	struct timespec now;
 	unsigned int i;
 
-	sigemptyset(ours);
+	*stats = (struct stats){ 0 };
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	stats->time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	for (i = 0; i < s->disks; i++) {
+		struct stats_disk *disk = stats_append(stats);
+
+		if (!disk || !serve_disk_stats(&s->disk[i], disk)) {
+			stats_free(stats);
+			return false;
+		}
+	}
+	return true;
+}
+
+static void serve_resize(struct serve *s, const char *name, FILE *out)
+{
+	unsigned int i, found = 0;
+
+	for (i = 0; i < s->disks; i++) {
+		struct serve_disk *disk = &s->disk[i];
+		struct virtq_error err = { 0 };
+		uint64_t old = serve_disk_bytes(disk);
+		int rc;
+
+		if (name && !serve_disk_is(disk, name))
+			continue;
+		if (!found++)
+			fputs("ok\n", out);
+		rc = serve_disk_resize(disk, &err);
+		if (rc < 0)
+			fprintf(out, "failed %s: %s\n", disk->name, err.text);
+		else if (rc)
+			fprintf(out, "changed %llu %llu %s\n", (unsigned long long)old,
+				(unsigned long long)serve_disk_bytes(disk), disk->name);
+		else
+			fprintf(out, "same %llu %s\n", (unsigned long long)old, disk->name);
+		if (rc > 0 && !s->options->quiet)
+			report_note("%s has %llu bytes now, and %llu before", disk->name,
+				    (unsigned long long)serve_disk_bytes(disk),
+				    (unsigned long long)old);
+	}
+	if (!found)
+		fprintf(out, "error no disk here is called %s\n", name);
+}
+
+static void serve_answer(void *arg, const char *request, FILE *out)
+{
+	struct serve *s = arg;
+	struct stats stats;
+
+	if (strcmp(request, "stats") == 0) {
+		if (serve_stats(s, &stats)) {
+			fputs("ok\n", out);
+			stats_write(out, &stats);
+			stats_free(&stats);
+		} else {
+			fputs("error the server has no memory for an answer\n", out);
+		}
+	} else if (strcmp(request, "resize") == 0) {
+		serve_resize(s, NULL, out);
+	} else if (strncmp(request, "resize ", 7) == 0) {
+		serve_resize(s, request + 7, out);
+	} else {
+		fputs("error there is no such request\n", out);
+	}
+}
+
+/* ---- The process's life. ---- */
+
+/*
+ * Signals wait from here on, in all threads, until serve_wait() reads them: so none
+ * is lost before there is something to stop.
+ */
+static int serve_hold_signals(struct serve *s, struct virtq_error *err)
+{
+	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction old;
+	sigset_t ours;
+	unsigned int i;
+
+	sigemptyset(&ours);
 	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++) {
 		/* nohup ignores SIGHUP, and a script's background jobs SIGINT: so be it. */
 		if (sigaction(stops[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN &&
 		    stops[i] != SIGTERM)
 			continue;
-		sigaddset(ours, stops[i]);
+		sigaddset(&ours, stops[i]);
 	}
-	sigprocmask(SIG_BLOCK, ours, NULL);
-	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++)
-		if (sigismember(ours, stops[i]))
-			sigaction(stops[i], &stop, NULL);
+	sigprocmask(SIG_BLOCK, &ours, NULL);
+	s->signal_fd = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
+	return s->signal_fd < 0 ? report_into_errno(err, -errno, "cannot wait for signals") : 0;
 }
 
-static void serve_let_signals_in(struct serve *s, const sigset_t *ours)
-{
-	serve_stoppable = s->server;
-	sigprocmask(SIG_UNBLOCK, ours, NULL);
-}
-
-static void serve_on_event(void *arg, enum virtq_vhost_user_event event, int queue,
-			   const char *text)
-{
-	struct serve *s = arg;
-	const char *colon = text[0] ? ": " : "";
-
-	if (event == VIRTQ_VU_CONNECTED)
-		s->clients++;
-	/* What a client broke is an error, and told even by --quiet. */
-	if (event == VIRTQ_VU_REFUSED)
-		report_note("client %u was cut off%s%s", s->clients, colon, text);
-	else if (event == VIRTQ_VU_QUEUE_BROKEN)
-		report_note("client %u broke queue %d%s%s", s->clients, queue, colon, text);
-	else if (s->options->quiet)
-		return;
-	else if (event == VIRTQ_VU_CONNECTED)
-		report_note("client %u came", s->clients);
-	else if (event == VIRTQ_VU_DISCONNECTED)
-		report_note("client %u went", s->clients);
-	else if (event == VIRTQ_VU_NACKED)
-		report_note("client %u was refused a request%s%s", s->clients, colon, text);
-}
-
-/* The listening socket: our own at a path, or one that was handed over. */
-static int serve_listen(struct serve *s, struct virtq_error *err)
+static int serve_open_engines(struct serve *s, unsigned int queues, struct virtq_error *err)
 {
 	const struct serve_options *o = s->options;
-	int domain = 0, listening = 0;
-	socklen_t len = sizeof(int);
-	struct stat st;
-	int fd;
+	unsigned int threads = o->threads < queues ? o->threads : queues;
 
-	if (o->socket_path) {
-		fd = virtq_vhost_user_listen(o->socket_path, err);
-		if (fd < 0)
-			return fd;
-		s->listen_fd = fd;
-		if (lstat(o->socket_path, &st) == 0) {
-			s->socket_made = true;
-			s->socket_dev = st.st_dev;
-			s->socket_ino = st.st_ino;
-		}
-		return 0;
+	for (; s->engines < threads; s->engines++) {
+		int rc = virtq_engine_create(&s->engine[s->engines], &o->engine, err);
+
+		if (rc < 0)
+			return rc;
 	}
-	if (getsockopt(o->fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0)
-		return report_into_errno(err, -errno, "file descriptor %d is no socket", o->fd);
-	len = sizeof(int);
-	if (domain != AF_UNIX ||
-	    getsockopt(o->fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening)
-		return report_into(err, -EINVAL,
-				   "file descriptor %d is no listening Unix socket", o->fd);
-	s->listen_fd = o->fd;
 	return 0;
 }
 
-/* Remove the socket unless somebody has put another in its place meanwhile. */
-static void serve_unlink(struct serve *s)
+/* Each disk begins with another engine, so that small ones do not meet on the first. */
+static int serve_open_disks(struct serve *s, struct virtq_error *err)
 {
-	const char *path = s->options->socket_path;
-	struct stat st;
+	const struct serve_list *list = &s->options->list;
+	struct virtq_engine *turned[SERVE_THREADS_MAX];
+	unsigned int first = 0, i;
 
-	if (s->socket_made && lstat(path, &st) == 0 && st.st_dev == s->socket_dev &&
-	    st.st_ino == s->socket_ino)
-		unlink(path);
+	for (; s->disks < list->count; first += list->disks[s->disks - 1].queues) {
+		int rc;
+
+		for (i = 0; i < s->engines; i++)
+			turned[i] = s->engine[(first + i) % s->engines];
+		s->disks++;
+		rc = serve_disk_open(&s->disk[s->disks - 1], &list->disks[s->disks - 1], turned,
+				     s->engines, list->count > 1, s->options->quiet, err);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
 }
 
-static void serve_close(struct serve *s)
-{
-	unsigned int i;
-
-	serve_unlink(s);
-	virtq_vhost_user_server_destroy(s->server);
-	if (s->options->socket_path && s->listen_fd >= 0)
-		close(s->listen_fd);
-	for (i = 0; i < s->engines; i++)
-		virtq_engine_destroy(s->engine[i]);
-	virtq_model_destroy(s->model);
-}
-
-/* The socket comes last: who sees it finds everything behind it ready. */
 static int serve_open(struct serve *s, struct virtq_error *err)
 {
-	const struct serve_options *o = s->options;
-	const struct virtq_engine_config engine = { .kind = o->engine, .spin_us = o->spin_us };
-	struct virtq_vhost_user_server_config config = {
-		.features = virtq_ring_features_usual(),
-		.event = serve_on_event,
-		.event_arg = s,
-	};
-	unsigned int threads = o->threads < o->blk.queues ? o->threads : o->blk.queues;
+	const struct serve_list *list = &s->options->list;
+	unsigned int queues = 0, i;
 	int rc;
 
+	for (i = 0; i < list->count; i++)
+		queues += list->disks[i].queues;
 	/* Now, for a queue that fails to start later is one that a client sees dead. */
-	rc = limits_want_descriptors(o->blk.queues * SERVE_QUEUE_FDS + SERVE_MEMORY_FDS +
-				     SERVE_OTHER_FDS, err);
+	rc = limits_want_descriptors(queues * SERVE_QUEUE_FDS +
+				     list->count * SERVE_MEMORY_FDS + SERVE_OTHER_FDS, err);
 	if (rc < 0)
 		return rc;
 	/* Clients share files with us that they can shorten at any time. */
 	rc = virtq_guard_install(err);
 	if (rc < 0)
 		return rc;
-	rc = virtq_blk_create(&s->model, &o->blk, err);
+	s->disk = calloc(list->count, sizeof(*s->disk));
+	s->ended_fd = virtq_notify_open();
+	if (!s->disk || s->ended_fd < 0)
+		return report_into(err, -ENOMEM, "no memory or descriptors for %u disks",
+				   list->count);
+	rc = serve_open_engines(s, queues, err);
 	if (rc < 0)
 		return rc;
-	for (; s->engines < threads; s->engines++) {
-		rc = virtq_engine_create(&s->engine[s->engines], &engine, err);
-		if (rc < 0)
-			return rc;
-	}
-	if (o->layout == SERVE_SPLIT)
-		config.features = virtq_features_without(config.features, VIRTIO_F_RING_PACKED);
-	if (o->layout == SERVE_PACKED)
-		serve_insist_on_packed(s->model);
-	rc = serve_listen(s, err);
-	if (rc < 0)
-		return rc;
-	config.model = s->model;
-	config.engines = s->engine;
-	config.engine_count = s->engines;
-	config.listen_fd = s->listen_fd;
-	return virtq_vhost_user_server_create(&s->server, &config, err);
+	rc = serve_open_disks(s, err);
+	for (i = 0; i < s->disks && rc == 0; i++)
+		rc = serve_disk_start(&s->disk[i], s->ended_fd, err);
+	return rc;
 }
 
-static void serve_announce(const struct serve *s)
+/* True if nothing had failed. */
+static bool serve_stop(struct serve *s)
 {
-	static const char *const layouts[] = { "split and packed", "split", "packed" };
-	const struct serve_options *o = s->options;
-	unsigned char raw[sizeof(struct virtq_blk_config_le)] = { 0 };
-	struct virtq_blk_config config = { 0 };
-	char size[SIZE_TEXT_BYTES], where[32];
-	const char *engine = virtq_engine_kind(s->engine[0]) == VIRTQ_ENGINE_URING ?
-			     "uring" : "sync";
-
-	s->model->ops->config_read(s->model, 0, raw, sizeof(raw));
-	virtq_blk_config_decode(&config, raw, sizeof(raw), s->model->features);
-	snprintf(where, sizeof(where), "file descriptor %d", o->fd);
-	report_note("serving %s (%s%s) on %s: %u queue%s of up to %u entries, %s, engine %s, "
-		    "%u thread%s",
-		    o->blk.path,
-		    size_text(size, (double)config.capacity_sectors * VIRTQ_BLK_SECTOR_BYTES),
-		    o->blk.read_only ? ", read-only" : "",
-		    o->socket_path ? o->socket_path : where,
-		    s->model->queues, s->model->queues == 1 ? "" : "s",
-		    s->model->queue_size_max, layouts[o->layout], engine,
-		    s->engines, s->engines == 1 ? "" : "s");
-}
-
-static void serve_summarize(const struct serve *s)
-{
-	struct virtq_engine_stats sum = { 0 }, one;
-	char rd[SIZE_TEXT_BYTES], wr[SIZE_TEXT_BYTES];
+	bool good = true;
 	unsigned int i;
 
-	for (i = 0; i < s->model->queues; i++) {
-		if (virtq_vhost_user_server_stats(s->server, i, &one) < 0)
+	control_close(s->control);
+	s->control = NULL;
+	for (i = 0; i < s->disks; i++)
+		if (s->disk[i].running)
+			serve_disk_stop(&s->disk[i]);
+	for (i = 0; i < s->disks; i++)
+		good &= serve_disk_join(&s->disk[i]);
+	return good;
+}
+
+static void serve_close(struct serve *s)
+{
+	unsigned int i;
+
+	serve_stop(s);
+	for (i = 0; i < s->disks; i++)
+		serve_disk_close(&s->disk[i]);
+	for (i = 0; i < s->engines; i++)
+		virtq_engine_destroy(s->engine[i]);
+	free(s->disk);
+	if (s->ended_fd >= 0)
+		close(s->ended_fd);
+	if (s->signal_fd >= 0)
+		close(s->signal_fd);
+}
+
+static void serve_say(const char *sentence)
+{
+	report_note("%s", sentence);
+}
+
+static void serve_say_stats(struct serve *s, struct stats *before)
+{
+	struct stats after;
+
+	if (!serve_stats(s, &after))
+		return;
+	stats_say_between(before, &after, serve_say);
+	stats_free(before);
+	*before = after;
+}
+
+static bool serve_all_ended(struct serve *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < s->disks; i++)
+		if (!serve_disk_ended(&s->disk[i]))
+			return false;
+	return true;
+}
+
+static int64_t serve_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Until a signal comes, or no disk is left. */
+static void serve_wait(struct serve *s)
+{
+	const int64_t period_ms = (int64_t)s->options->stats_s * 1000;
+	int64_t due_ms = serve_now_ms() + period_ms;
+	struct pollfd polls[2] = { { s->signal_fd, POLLIN, 0 }, { s->ended_fd, POLLIN, 0 } };
+	struct stats before = { 0 };
+
+	if (period_ms)
+		serve_stats(s, &before);
+	for (;;) {
+		int64_t left_ms = due_ms - serve_now_ms();
+		int n;
+
+		if (period_ms && left_ms <= 0) {
+			serve_say_stats(s, &before);
+			due_ms += period_ms;
 			continue;
-		sum.requests += one.requests;
-		sum.malformed += one.malformed;
-		sum.failed += one.failed;
-		sum.bytes_read += one.bytes_read;
-		sum.bytes_written += one.bytes_written;
-		sum.kicks += one.kicks;
-		sum.calls += one.calls;
+		}
+		n = poll(polls, 2, period_ms ? (int)left_ms : -1);
+		if (n < 0 && errno != EINTR)
+			break;
+		if (n > 0 && polls[0].revents)
+			break;
+		if (n > 0 && polls[1].revents) {
+			virtq_notify_clear(s->ended_fd);
+			if (serve_all_ended(s))
+				break;
+		}
 	}
-	report_note("served %u client%s: %llu requests (%llu malformed, %llu failed), %s read, "
-		    "%s written, %llu kicks, %llu calls",
-		    s->clients, s->clients == 1 ? "" : "s", (unsigned long long)sum.requests,
-		    (unsigned long long)sum.malformed, (unsigned long long)sum.failed,
-		    size_text(rd, (double)sum.bytes_read),
-		    size_text(wr, (double)sum.bytes_written),
-		    (unsigned long long)sum.kicks, (unsigned long long)sum.calls);
+	stats_free(&before);
+}
+
+/* The server goes on without one: it is not what it is for. */
+static void serve_open_control(struct serve *s)
+{
+	struct virtq_error err = { 0 };
+
+	if (control_open(&s->control, serve_answer, s, &err) < 0)
+		report_note("'virtq stats' and 'virtq resize' cannot ask this server: %s",
+			    err.text);
 }
 
 static int serve_run(const struct serve_options *o)
 {
-	struct serve s = { .options = o, .listen_fd = -1 };
+	struct serve s = { .options = o, .ended_fd = -1, .signal_fd = -1 };
 	struct virtq_error err = { 0 };
-	sigset_t ours;
 	int status = REPORT_OK;
+	unsigned int i;
 
-	serve_hold_signals(&ours);
-	if (serve_open(&s, &err) < 0) {
+	if (serve_hold_signals(&s, &err) < 0 || serve_open(&s, &err) < 0) {
 		status = report_failure("%s", err.text);
 	} else {
-		if (!o->quiet)
-			serve_announce(&s);
-		serve_let_signals_in(&s, &ours);
-		if (virtq_vhost_user_serve(s.server, &err) < 0)
-			status = report_failure("%s", err.text);
-		sigprocmask(SIG_BLOCK, &ours, NULL);	/* the server goes now */
-		if (!o->quiet)
-			serve_summarize(&s);
+		serve_open_control(&s);
+		for (i = 0; i < s.disks && !o->quiet; i++)
+			serve_disk_announce(&s.disk[i], s.engines);
+		serve_wait(&s);
+		if (!serve_stop(&s))
+			status = REPORT_FAILURE;
+		for (i = 0; i < s.disks && !o->quiet; i++)
+			serve_disk_summarize(&s.disk[i]);
 	}
 	serve_close(&s);
 	return status;
@@ -504,14 +359,13 @@ int serve_blk_main(int argc, char **argv)
 		     "}");
 		return REPORT_OK;
 	}
-	status = serve_parse(&options, argc, argv);
-	if (status != REPORT_OK)
-		return status;
-	if (options.help) {
-		fputs(serve_help, stdout);
-		return REPORT_OK;
-	}
-	return serve_run(&options);
+	status = serve_options_parse(&options, argc, argv);
+	if (status == REPORT_OK && options.help)
+		fputs(serve_options_help, stdout);
+	else if (status == REPORT_OK)
+		status = serve_run(&options);
+	serve_options_free(&options);
+	return status;
 }
 
 int serve_main(int argc, char **argv)

@@ -69,6 +69,7 @@ enum virtq_vhost_user_event {
  * @event:     called on the thread in virtq_vhost_user_serve(); may be NULL.
  *             @queue is -1 where none is meant, @text says more, never NULL
  * @event_arg: its first argument
+ * @coalesce_count, @coalesce_us: virtq_engine_queue_coalesce() for each queue; 0: no call waits
  *
  * Since: 0.1
  */
@@ -81,6 +82,7 @@ struct virtq_vhost_user_server_config {
 	void (*event)(void *arg, enum virtq_vhost_user_event event, int queue,
 		      const char *text);
 	void *event_arg;
+	uint32_t coalesce_count, coalesce_us;
 };
 
 /** virtq_vhost_user_server_create - prepare to serve. 0, -EINVAL, -ENOMEM, -EMFILE. */

@@ -15,6 +15,9 @@
 #include "transport/features.h"
 #include "transport/vu_session.h"
 
+/* Longest that an engine lets a call wait. */
+#define COALESCE_US_MAX 1000000u
+
 /* How long to wait for descriptors or memory to be free again before the next accept. */
 #define ACCEPT_RETRY_MS 100
 
@@ -44,6 +47,9 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 	if (!config->model->queues || config->model->queues > VUSER_QUEUES_MAX)
 		return error_set(err, -EINVAL, "a vhost-user device has 1 to %u queues, not %u",
 				 VUSER_QUEUES_MAX, config->model->queues);
+	if (config->coalesce_us > COALESCE_US_MAX)
+		return error_set(err, -EINVAL, "calls wait at most %u microseconds, not %u",
+				 COALESCE_US_MAX, config->coalesce_us);
 	device_id = config->model->ops->device_id;
 	offered = virtq_features_or(config->model->features, config->features);
 	offered = virtq_features_with(offered, VIRTIO_F_VERSION_1);

@@ -111,6 +111,7 @@ static int add_to_engine(struct vuser_session *s, unsigned int i, struct virtq_d
 		put_fd(&v->broken_fd);
 		return error_set_errno(err, rc, "no engine takes queue %u", i);
 	}
+	virtq_engine_queue_coalesce(queue, s->config->coalesce_count, s->config->coalesce_us);
 	v->device = device;
 	v->queue = queue;
 	pthread_mutex_lock(&s->counters->lock);
@@ -172,6 +173,7 @@ void vuser_stats_add(struct virtq_engine_stats *sum, const struct virtq_engine_s
 	sum->kicks += more->kicks;
 	sum->calls += more->calls;
 	sum->suppressed += more->suppressed;
+	sum->coalesced += more->coalesced;
 	sum->sleeps += more->sleeps;
 	for (unsigned int i = 0; i < VIRTQ_LATENCY_BUCKETS; i++)
 		sum->latency[i] += more->latency[i];

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control socket of a server: an abstract Unix socket named after its process,
+ * where others of the same user ask one line and are answered some. Both ends.
+ */
+#ifndef VIRTQ_CLI_CONTROL_H
+#define VIRTQ_CLI_CONTROL_H
+
+#include <stdio.h>
+#include <sys/types.h>
+
+#include <virtq/error.h>
+
+/* ---- The server's end: a thread that serves one after another. ---- */
+
+struct control;
+
+/*
+ * Answer to @request, a line without its end: "ok" and what was asked for, or
+ * "error " and a sentence; in lines. On the control's thread.
+ */
+typedef void control_answer(void *arg, const char *request, FILE *out);
+
+int control_open(struct control **out, control_answer *answer, void *arg,
+		 struct virtq_error *err);
+
+/* After it returns nothing is answered any more. NULL is fine. */
+void control_close(struct control *c);
+
+/* ---- The other end. ---- */
+
+/*
+ * Which process is meant by @name: a process id, or the socket of a server. -errno
+ * with a sentence, or its id.
+ */
+pid_t control_find(const char *name, struct virtq_error *err);
+
+/*
+ * Ask @pid. 0, with what follows "ok" in @answer, to be freed; or -errno with a
+ * sentence: there is no such process, it is no server, it is somebody else's, or it said so.
+ */
+int control_ask(pid_t pid, const char *request, char **answer, struct virtq_error *err);
+
+#endif
