@@ -10,7 +10,7 @@ set -eu
 export LC_ALL=C
 
 build='gcc libc6-dev make meson ninja-build pkg-config python3
-       liburing-dev libcmocka-dev scdoc'
+       liburing-dev libcmocka-dev libnbd-dev scdoc'
 check="$build clang libclang-rt-14-dev g++
        qemu-system-x86 qemu-system-common qemu-utils qemu-block-extra
        busybox-static e2fsprogs kmod cpio gzip spin fio nbdkit"

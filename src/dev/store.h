@@ -6,7 +6,8 @@
  *   store_file.c    a file: opened, locked, measured
  *   store_file_io.c the same: read, written, discarded
  *   store_memory.c  nothing, and memory
- *   store_nbd.c     a network block device, where there is libnbd
+ *   store_nbd_open.c  a network block device, where there is libnbd: connected, measured
+ *   store_nbd.c     the same: its thread
  *   store_inject.c  one that fails on purpose
  */
 #ifndef VIRTQ_DEV_STORE_H

@@ -52,7 +52,12 @@ static enum virtq_verdict depot_finish(struct virtq_model *model, struct virtq_r
 	struct depot *dp = (struct depot *)(void *)model;
 	struct depot_req *sr = (struct depot_req *)(void *)req;
 
-	return note(dp, sr, dp->store->ops->finish(dp->store, &sr->io, op, result));
+	if (dp->store->ops->finish)
+		return note(dp, sr, dp->store->ops->finish(dp->store, &sr->io, op, result));
+	if (result >= 0 && sr->io.kind <= VIRTQ_STORE_WRITE && (uint64_t)result != sr->io.bytes)
+		result = -EIO;
+	sr->io.result = result < 0 ? (int)result : 0;
+	return note(dp, sr, VIRTQ_DONE);
 }
 
 static void depot_cancel(struct virtq_model *model, struct virtq_req *req)

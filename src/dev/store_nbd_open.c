@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+/* A network block device as a store: connected, measured, closed. */
+#include "dev/store_nbd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <virtq/notify.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+#define PAYLOAD_MAX (32u << 20)		/* what servers take if they do not say */
+#define RANGE_MAX ((uint64_t)1 << 30)	/* of trim and zero */
+
+int store_nbd_error(void)
+{
+	int error = nbd_get_errno();
+
+	return error ? error : EIO;
+}
+
+int store_nbd_ask(struct nbd_handle *nbd, struct nbd_abilities *can)
+{
+	int64_t bytes = nbd_get_size(nbd);
+	int flush = nbd_can_flush(nbd), fua = nbd_can_fua(nbd), trim = nbd_can_trim(nbd);
+	int zero = nbd_can_zero(nbd), read_only = nbd_is_read_only(nbd);
+
+	if (bytes < 0 || flush < 0 || fua < 0 || trim < 0 || zero < 0 || read_only < 0)
+		return -store_nbd_error();
+	*can = (struct nbd_abilities){
+		.flush = flush, .fua = fua, .trim = trim, .zero = zero,
+		.read_only = read_only, .bytes = (uint64_t)bytes,
+	};
+	return 0;
+}
+
+/* ---- Open and close --------------------------------------------------------- */
+
+static void free_store(struct nbd_store *n)
+{
+	if (n->nbd)
+		nbd_close(n->nbd);
+	if (n->bounce)
+		munmap(n->bounce, (size_t)NBD_BOUNCE_BYTES * NBD_COMMANDS);
+	if (n->wake_fd >= 0)
+		close(n->wake_fd);
+	pthread_mutex_destroy(&n->lock);
+	free(n->uri);
+	free(n);
+}
+
+static void close_store(struct virtq_store *store)
+{
+	struct nbd_store *n = container_of(store, struct nbd_store, store);
+
+	pthread_mutex_lock(&n->lock);
+	n->quit = true;
+	pthread_mutex_unlock(&n->lock);
+	virtq_notify_send(n->wake_fd);
+	pthread_join(n->thread, NULL);
+	/* The polite way, as far as that needs no waiting. */
+	if (n->nbd && !n->connecting)
+		nbd_aio_disconnect(n->nbd, 0);
+	free_store(n);
+}
+
+static const struct virtq_store_ops nbd_ops = {
+	.name = "nbd",
+	.start = store_nbd_start,
+	.cancel = store_nbd_cancel,
+	.close = close_store,
+};
+
+static uint32_t block_size(struct nbd_handle *nbd, int which)
+{
+	int64_t bytes = nbd_get_block_size(nbd, which);
+
+	return bytes > 0 && bytes <= UINT32_MAX ? (uint32_t)bytes : 0;
+}
+
+static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
+{
+	struct virtq_store_info *info = &n->store.info;
+	uint32_t min = block_size(n->nbd, LIBNBD_SIZE_MINIMUM);
+	uint32_t preferred = block_size(n->nbd, LIBNBD_SIZE_PREFERRED);
+	uint32_t max = block_size(n->nbd, LIBNBD_SIZE_MAXIMUM);
+	int rc = store_nbd_ask(n->nbd, &n->can);
+
+	if (rc)
+		return error_set(err, rc, "%s does not say what it can do: %s", n->uri,
+				 nbd_get_error());
+	if (n->can.read_only && !read_only)
+		return error_set(err, -EROFS, "%s can only be read", n->uri);
+	if (!n->can.bytes || n->can.bytes % STORE_SECTOR_BYTES)
+		return error_set(err, -EINVAL,
+				 "%s has %llu bytes: a disk needs a multiple of %u, and not 0",
+				 n->uri, (unsigned long long)n->can.bytes, STORE_SECTOR_BYTES);
+	info->bytes = n->can.bytes;
+	info->read_only = read_only;
+	info->block = min > STORE_SECTOR_BYTES && is_power_of_2(min) ? min : STORE_SECTOR_BYTES;
+	if (is_power_of_2(preferred) && preferred >= info->block)
+		info->physical = info->min_io = preferred;
+	if (n->can.trim)
+		info->discard_max = RANGE_MAX;
+	info->discard_align = info->physical;
+	if (n->can.zero)
+		info->zero_max = RANGE_MAX;
+	info->zero_unmaps = n->can.zero;
+	n->payload_max = max && max < PAYLOAD_MAX ? max : PAYLOAD_MAX;
+	n->payload_max -= n->payload_max % info->block;
+	if (!n->payload_max || info->block > NBD_BOUNCE_BYTES)
+		return error_set(err, -EINVAL, "%s has blocks of %u bytes, and takes %u at once",
+				 n->uri, info->block, max);
+	return 0;
+}
+
+static int start_thread(struct nbd_store *n)
+{
+	sigset_t all, before;
+	int rc;
+
+	/* Signals are the program's. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = -pthread_create(&n->thread, NULL, store_nbd_thread, n);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return rc;
+}
+
+static int open_nbd(struct nbd_store *n, const char *uri, bool read_only,
+		    struct virtq_error *err)
+{
+	void *bounce;
+	int rc;
+
+	n->uri = strdup(uri);
+	n->nbd = nbd_create();
+	bounce = mmap(NULL, (size_t)NBD_BOUNCE_BYTES * NBD_COMMANDS, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (bounce != MAP_FAILED)
+		n->bounce = bounce;
+	if (!n->uri || !n->nbd || !n->bounce)
+		return error_set(err, -ENOMEM, "no memory for %s", uri);
+	if (nbd_connect_uri(n->nbd, n->uri) < 0)
+		return error_set(err, -store_nbd_error(), "cannot connect to %s: %s", uri,
+				 nbd_get_error());
+	rc = measure(n, read_only, err);
+	if (rc)
+		return rc;
+	n->wake_fd = virtq_notify_open();
+	rc = n->wake_fd < 0 ? n->wake_fd : start_thread(n);
+	return rc ? error_set_errno(err, rc, "cannot start a thread for %s", uri) : 0;
+}
+
+int store_nbd_open(struct virtq_store **out, const char *uri,
+		   const struct virtq_store_options *options, struct virtq_error *err)
+{
+	struct nbd_store *n = calloc(1, sizeof(*n));
+	int rc;
+
+	if (!n)
+		return error_set(err, -ENOMEM, "no memory for a store");
+	n->store.ops = &nbd_ops;
+	n->wake_fd = -1;
+	n->waiting_end = &n->waiting;
+	n->arrived_end = &n->arrived;
+	pthread_mutex_init(&n->lock, NULL);
+	rc = open_nbd(n, uri, options->read_only, err);
+	if (rc) {
+		free_store(n);
+		return rc;
+	}
+	*out = &n->store;
+	return 0;
+}

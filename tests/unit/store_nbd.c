@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/* A network block device as a store, with nbdkit at the other end. */
+#include "depot.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+
+/* ---- A server ----------------------------------------------------------------- */
+
+struct server {
+	pid_t pid;
+	char socket[64], uri[128];
+};
+
+static unsigned int servers;
+
+/* nbdkit with @args, a list that ends with NULL, on a socket of its own; again on the old one. */
+static void server_run(struct server *s, const char *const *args)
+{
+	const char *argv[24] = { "nbdkit", "--foreground", "--exit-with-parent", "-U", s->socket };
+	unsigned int n = 5;
+
+	while (*args)
+		argv[n++] = *args++;
+	unlink(s->socket);
+	s->pid = fork();
+	assert_true(s->pid >= 0);
+	if (!s->pid) {
+		execvp(argv[0], (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	for (int i = 0; i < 500 && access(s->socket, F_OK); i++)
+		usleep(10000);
+	assert_int_equal(access(s->socket, F_OK), 0);
+}
+
+static void server_start(struct server *s, const char *const *args)
+{
+	snprintf(s->socket, sizeof(s->socket), "./nbd-%d-%u", (int)getpid(), servers++);
+	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=%s", s->socket);
+	server_run(s, args);
+}
+
+static void server_kill(struct server *s, int signal)
+{
+	assert_int_equal(kill(s->pid, signal), 0);
+	assert_int_equal(waitpid(s->pid, NULL, 0), s->pid);
+	unlink(s->socket);
+}
+
+#define SERVE(s, ...) server_start(s, (const char *const[]){ __VA_ARGS__, NULL })
+
+static const struct virtq_store_options read_only = { .read_only = true };
+
+/* ---- What it can do ------------------------------------------------------------ */
+
+static void the_server_says_what_it_is(void **state)
+{
+	struct virtq_store *store;
+	struct server s;
+
+	(void)state;
+	SERVE(&s, "memory", "size=8M");
+	store = store_make(s.uri, NULL);
+	assert_string_equal(store->ops->name, "nbd");
+	assert_int_equal(store->info.bytes, 8 * MIB);
+	assert_int_equal(store->info.block, 512);
+	assert_true(store->info.discard_max && store->info.zero_max && store->info.zero_unmaps);
+	assert_int_equal(store->info.erase_max, 0);
+	virtq_store_close(store);
+	server_kill(&s, SIGTERM);
+
+	/* Fewer abilities. */
+	SERVE(&s, "--filter=nozero", "--filter=blocksize-policy", "pattern", "size=8M",
+	      "blocksize-minimum=4K", "blocksize-preferred=64K", "blocksize-maximum=1M");
+	assert_store_refused(s.uri, NULL, -EROFS, s.uri);
+	store = store_make(s.uri, &read_only);
+	assert_int_equal(store->info.block, 4096);
+	assert_int_equal(store->info.physical, 65536);
+	assert_int_equal(store->info.discard_max, 0);
+	assert_int_equal(store->info.zero_max, 0);
+	virtq_store_close(store);
+	server_kill(&s, SIGTERM);
+
+	SERVE(&s, "memory", "size=1000");
+	assert_store_refused(s.uri, NULL, -EINVAL, "1000 bytes");
+	server_kill(&s, SIGTERM);
+	assert_store_refused(s.uri, NULL, -ENOENT, s.uri);
+	assert_store_refused("nbd://127.0.0.1:1/", NULL, -ECONNREFUSED, "127.0.0.1");
+	assert_store_refused("nbd:", NULL, -EINVAL, "nbd:");
+}
+
+/* ---- Data ---------------------------------------------------------------------- */
+
+static void data_run(const struct setting *setting, struct server *s, uint64_t bytes,
+		     unsigned int rounds, bool rough)
+{
+	struct depot dp;
+	struct shadow sd;
+
+	depot_open(&dp, setting, store_make(s->uri, NULL), 300);
+	shadow_open(&sd, bytes);
+	shadow_run(&sd, &dp, rounds, rough);
+	shadow_close(&sd);
+	depot_close(&dp);
+	server_kill(s, SIGTERM);
+}
+
+static void data_is_kept(void **state)
+{
+	struct server s;
+
+	SERVE(&s, "memory", "size=6M");
+	data_run(*state, &s, 6 * MIB, 60, false);
+	SERVE(&s, "memory", "size=6M");
+	data_run(*state, &s, 6 * MIB, 60, true);
+}
+
+/* Requests of several commands, to a server that does not zero. */
+static void data_is_kept_by_poor_servers(void **state)
+{
+	struct server s;
+
+	SERVE(&s, "--filter=blocksize-policy", "--filter=nozero", "memory", "size=6M",
+	      "blocksize-minimum=512", "blocksize-preferred=4K", "blocksize-maximum=16K",
+	      "blocksize-error-policy=error");
+	data_run(*state, &s, 6 * MIB, 30, true);
+}
+
+/* BLK-DEV-017: where a write cannot be stable by itself a flush follows, before it has ended. */
+static void stable_writes_are_flushed(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096, .piece = 512 };
+	char log[64], pwrite[128], flush[128], seen[16] = "";
+	struct depot dp;
+	struct server s;
+	FILE *f;
+
+	snprintf(log, sizeof(log), "./nbd-log-%d", (int)getpid());
+	f = fopen(log, "w");
+	assert_non_null(f);
+	snprintf(pwrite, sizeof(pwrite), "pwrite=cat >/dev/null; printf w >>%s", log);
+	snprintf(flush, sizeof(flush), "flush=sleep 0.1; printf f >>%s", log);
+	SERVE(&s, "eval", "get_size=echo 1M", "can_write=exit 0", "can_flush=exit 0",
+	      "can_fua=echo none", "pread=exit 1", pwrite, flush);
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	assert_int_equal(depot_do(&dp, &w), 0);
+	w.flags = VIRTQ_STORE_STABLE;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_non_null(freopen(log, "r", f));
+	assert_non_null(fgets(seen, sizeof(seen), f));
+	assert_string_equal(seen, "wwf");
+	fclose(f);
+	depot_close(&dp);
+	server_kill(&s, SIGKILL);
+	unlink(log);
+}
+
+static void a_slow_server_is_asked_many_things_at_once(void **state)
+{
+	unsigned int tags[60];
+	struct depot dp;
+	struct server s;
+	uint64_t start;
+
+	SERVE(&s, "--filter=delay", "memory", "size=1M", "rdelay=300ms", "wdelay=300ms");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	start = now_ms();
+	for (unsigned int i = 0; i < 60; i++)
+		tags[i] = depot_send(&dp, &(struct work){
+				.kind = i % 2 ? VIRTQ_STORE_READ : VIRTQ_STORE_WRITE,
+				.offset = i * 4096, .bytes = 4096, .at = i * 4096,
+				.piece = i % 3 ? 512 : 0 });
+	for (unsigned int i = 0; i < 60; i++)
+		assert_int_equal(depot_wait(&dp, tags[i]), 0);
+	/* nbdkit has 16 threads for a connection: four rounds. */
+	assert_in_range(now_ms() - start, 1000, 6000);
+	depot_close(&dp);
+	server_kill(&s, SIGTERM);
+}
+
+/* ---- Errors --------------------------------------------------------------------- */
+
+static void only_what_fails_fails(void **state)
+{
+	struct work w = { .bytes = 4096, .offset = 8192 };
+	struct depot dp;
+	struct server s;
+
+	SERVE(&s, "--filter=error", "memory", "size=1M", "error=ENOSPC", "error-pwrite-rate=100%",
+	      "error-zero-rate=100%", "error-trim-rate=0", "error-pread-rate=0");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	for (int i = 0; i < 3; i++) {
+		w.kind = VIRTQ_STORE_WRITE;
+		assert_int_equal(depot_do(&dp, &w), -ENOSPC);
+		w.kind = VIRTQ_STORE_ZERO;
+		assert_int_equal(depot_do(&dp, &w), -ENOSPC);
+		w.kind = VIRTQ_STORE_DISCARD;
+		assert_int_equal(depot_do(&dp, &w), 0);
+		w.kind = VIRTQ_STORE_READ;
+		assert_int_equal(depot_do(&dp, &w), 0);
+		w.kind = VIRTQ_STORE_ERASE;
+		assert_int_equal(depot_do(&dp, &w), -EOPNOTSUPP);
+	}
+	depot_close(&dp);
+	server_kill(&s, SIGTERM);
+
+	/* Of what failed nothing counts as read. */
+	SERVE(&s, "--filter=error", "memory", "size=1M", "error=EIO", "error-pread-rate=100%");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	w.kind = VIRTQ_STORE_READ;
+	assert_int_equal(depot_do(&dp, &w), -EIO);
+	assert_int_equal(dp.used[0], 0);
+	w.piece = 512;
+	assert_int_equal(depot_do(&dp, &w), -EIO);
+	assert_int_equal(dp.used[0], 0);
+	depot_close(&dp);
+	server_kill(&s, SIGTERM);
+}
+
+/* Killed with requests in flight: they fail, nothing hangs, and a new server is found. */
+static void a_server_may_die_and_come_back(void **state)
+{
+	static const char *const slow[] = {
+		"--filter=delay", "memory", "size=1M", "rdelay=5", NULL,
+	};
+	static const char *const quick[] = { "memory", "size=1M", NULL };
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4096 };
+	struct work write = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	unsigned int tags[20];
+	struct depot dp;
+	struct server s;
+	int result;
+
+	server_start(&s, slow);
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	assert_int_equal(depot_do(&dp, &write), 0);
+	for (unsigned int i = 0; i < 20; i++) {
+		read.at = i * 8192;
+		read.piece = i % 2 ? 1024 : 0;
+		tags[i] = depot_send(&dp, &read);
+	}
+	assert_false(depot_reap(&dp, 100));
+	server_kill(&s, SIGKILL);
+	for (unsigned int i = 0; i < 20; i++)
+		assert_int_equal(depot_wait(&dp, tags[i]), -EIO);
+	/* Nobody there: at once, every time. */
+	for (unsigned int i = 0; i < 20; i++)
+		assert_int_equal(depot_do(&dp, &read), -ESHUTDOWN);
+
+	server_run(&s, quick);
+	do {
+		usleep(20000);
+		result = depot_do(&dp, &read);
+	} while (result == -ESHUTDOWN);
+	assert_int_equal(result, 0);
+	/* The write before was never stable: who flushes hears of it, once. */
+	assert_int_equal(depot_do(&dp, &flush), -EIO);
+	assert_int_equal(depot_do(&dp, &flush), 0);
+	assert_int_equal(depot_do(&dp, &write), 0);
+	assert_int_equal(depot_do(&dp, &flush), 0);
+	write.flags = VIRTQ_STORE_STABLE;
+	assert_int_equal(depot_do(&dp, &write), 0);
+
+	/* All that there was is stable now: nothing is lost with the server. */
+	server_kill(&s, SIGKILL);
+	do
+		result = depot_do(&dp, &read);
+	while (result == -EIO);
+	assert_int_equal(result, -ESHUTDOWN);
+	server_run(&s, quick);
+	while (depot_do(&dp, &read) == -ESHUTDOWN)
+		usleep(20000);
+	assert_int_equal(depot_do(&dp, &flush), 0);
+
+	/* One that is smaller is not the one that was there. */
+	server_kill(&s, SIGKILL);
+	server_run(&s, (const char *const[]){ "memory", "size=512K", NULL });
+	usleep(1200000);
+	assert_int_not_equal(depot_do(&dp, &read), 0);
+	usleep(1200000);
+	assert_int_equal(depot_do(&dp, &read), -ESHUTDOWN);
+	server_kill(&s, SIGKILL);
+	depot_close(&dp);
+}
+
+/* What a server never answers ends when its queue is taken away, and soon. */
+static void a_server_may_hang(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	uint64_t start;
+	struct depot dp;
+	struct server s;
+
+	SERVE(&s, "memory", "size=1M");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 200);
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(kill(s.pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(s.pid, NULL, WUNTRACED), s.pid);
+	for (unsigned int i = 0; i < 30; i++) {
+		w.piece = i % 2 ? 100 : 0;
+		depot_send(&dp, &w);
+	}
+	assert_false(depot_reap(&dp, 100));
+	start = now_ms();
+	depot_close(&dp);
+	assert_in_range(now_ms() - start, 1000, 4000);	/* 200 ms by itself, a second more */
+	for (unsigned int i = 0; i < 30; i++)
+		assert_int_equal(dp.result[i], -ECANCELED);
+	assert_int_equal(kill(s.pid, SIGCONT), 0);
+	server_kill(&s, SIGKILL);
+}
+
+static void an_idle_connection_costs_nothing(void **state)
+{
+	struct virtq_store *store;
+	struct server s;
+
+	(void)state;
+	SERVE(&s, "memory", "size=1M");
+	store = store_make(s.uri, NULL);
+	assert_idle();
+	server_kill(&s, SIGKILL);
+	usleep(100000);
+	assert_idle();		/* nor one that is gone */
+	virtq_store_close(store);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_server_says_what_it_is),
+		ON_ENGINES(data_is_kept),
+		ON_ENGINES(data_is_kept_by_poor_servers),
+		ON_ENGINES(stable_writes_are_flushed),
+		ON_ENGINES(a_slow_server_is_asked_many_things_at_once),
+		ON_ENGINES(only_what_fails_fails),
+		ON_ENGINES(a_server_may_die_and_come_back),
+		ON_ENGINES(a_server_may_hang),
+		cmocka_unit_test(an_idle_connection_costs_nothing),
+	};
+
+#ifndef VIRTQ_WITH_LIBNBD
+	printf("skipped: built without libnbd\n");
+	return 77;
+#endif
+	if (system("nbdkit --version >/dev/null 2>&1")) {
+		printf("skipped: there is no nbdkit\n");
+		return 77;
+	}
+	return cmocka_run_group_tests_name("store nbd", tests, NULL, NULL) ? 1 : 0;
+}
