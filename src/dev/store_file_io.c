@@ -21,6 +21,7 @@ enum file_stage {
 };
 
 struct file_io {
+	struct virtq_op sync;		/* MOVES: what follows, if it shall be stable */
 	enum file_stage stage;
 	uint8_t *bounce;		/* BOUNCES: ours until the end */
 	struct virtq_span span;		/* what the engine moves, piece by piece */
@@ -47,7 +48,9 @@ static enum virtq_verdict sync_file(struct file_store *f, struct virtq_store_io 
 {
 	file_io_of(io)->stage = FILE_SYNCS;
 	/* Of the file, so that direct writes are covered too. */
-	*op = (struct virtq_op){ .kind = VIRTQ_OP_SYNC, .fd = f->fd };
+	*op = (struct virtq_op){
+		.kind = VIRTQ_OP_SYNC, .fd = f->fd, .flags = VIRTQ_OP_FILE_STAYS,
+	};
 	return VIRTQ_SUBMIT;
 }
 
@@ -141,6 +144,7 @@ static enum virtq_verdict bounce(struct file_store *f, struct virtq_store_io *io
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = f->direct_fd,
 		.offset = io->offset + fio->done, .spans = &fio->span, .span_count = 1,
+		.flags = VIRTQ_OP_FILE_STAYS,
 	};
 	return VIRTQ_SUBMIT;
 }
@@ -167,6 +171,7 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 {
 	struct file_io *fio = file_io_of(io);
 	bool reads = io->kind == VIRTQ_STORE_READ;
+	struct virtq_op *next = NULL;
 	int fd = f->fd;
 
 	if (range_goes_direct(f, io)) {
@@ -180,9 +185,14 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 				return bounce(f, io, op);
 		}
 	}
+	if (!reads && io->flags & VIRTQ_STORE_STABLE) {
+		sync_file(f, io, &fio->sync);
+		next = &fio->sync;
+	}
 	fio->stage = FILE_MOVES;
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = fd, .offset = io->offset,
+		.flags = VIRTQ_OP_FILE_STAYS, .next = next,
 	};
 	return VIRTQ_SUBMIT;
 }
@@ -292,7 +302,9 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 	switch (fio->stage) {
 	case FILE_MOVES:
 		if (LIKELY(result >= 0 && (uint64_t)result == io->bytes))
-			return performed(f, io, op);
+			return ended(io, 0);
+		if (op->kind == VIRTQ_OP_SYNC)
+			return ended(io, result);
 		/* Short: the file ends before the disk does, someone cut it. */
 		return ended(io, result < 0 ? result : -EIO);
 	case FILE_BOUNCES:
