@@ -60,6 +60,9 @@ enum virtq_spin {
  * @drain_ms: how long requests in flight may take to end by themselves when their
  *           queue is paused or removed, milliseconds; then they are cancelled.
  *           0 for 5000
+ * @failed:  called once if the engine cannot go on, see virtq_engine_error(); may be
+ *           NULL. On the engine's thread: it may not wait for the engine
+ * @failed_arg: handed to it
  * @stepped: not 0: no thread is started, the caller turns it; see
  *           virtq_engine_step()
  * @demand:  what it shall use beyond its habit: VIRTQ_USE_SQPOLL, which takes a
@@ -76,6 +79,8 @@ struct virtq_engine_config {
 	enum virtq_spin spin;
 	uint32_t spin_us;
 	uint32_t drain_ms;
+	void (*failed)(void *arg, struct virtq_engine *engine, int error);
+	void *failed_arg;
 	int stepped;
 	uint32_t demand;
 	uint32_t forbid;
@@ -116,8 +121,28 @@ VIRTQ_API void virtq_engine_destroy(struct virtq_engine *engine);
  */
 VIRTQ_API int virtq_engine_step(struct virtq_engine *engine);
 
-/** virtq_engine_fd - what to wait for, POLLIN, between steps; -EINVAL if it is not stepped. */
+/**
+ * virtq_engine_fd - what to wait for, POLLIN, between steps
+ *
+ * Another one after the engine has failed; until it is asked for, steps come often enough.
+ *
+ * Return: the fd, which stays the engine's; -EINVAL if it is not stepped.
+ */
 VIRTQ_API int virtq_engine_fd(const struct virtq_engine *engine);
+
+/**
+ * virtq_engine_error - why the engine cannot go on
+ * @engine: the engine
+ *
+ * The kernel refuses what an engine cannot do without: a filter on system calls
+ * has come up, or somebody has closed its fd. Then its queues break with
+ * VIRTQ_FAULT_ENGINE, their err fds are signalled, and requests in flight fail
+ * once the kernel has let go of their memory. It takes no queues any more, but pause,
+ * remove and move work as ever; start the queues anew on another engine.
+ *
+ * Return: 0, or -errno of what failed. Thread: any. Since: 0.1
+ */
+VIRTQ_API int virtq_engine_error(const struct virtq_engine *engine);
 
 /** virtq_engine_kind - what AUTO became. */
 VIRTQ_API enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine);
@@ -163,8 +188,8 @@ struct virtq_engine_queue_config {
  *
  * The engine looks at the ring at once, whether or not a kick comes.
  *
- * Return: 0, or -ENOMEM, -EINVAL (a kick_fd that cannot be polled); nothing was
- *	taken then.
+ * Return: 0, or -ENOMEM, -EINVAL (a kick_fd that cannot be polled), -EIO (the
+ *	engine has failed); nothing was taken then.
  * Thread: any but the engine's own. Since: 0.1
  */
 VIRTQ_API int virtq_engine_add(struct virtq_engine *engine,
@@ -232,7 +257,7 @@ VIRTQ_API void virtq_engine_resume(struct virtq_engine_queue *queue);
  * and performed by the new one; held requests stay held. The driver notices
  * nothing but a pause.
  *
- * Return: 0, or -ENOMEM: it stayed where it is. Since: 0.1
+ * Return: 0, or -ENOMEM or -EIO (@to has failed): it stayed where it is. Since: 0.1
  */
 VIRTQ_API int virtq_engine_move(struct virtq_engine_queue *queue, struct virtq_engine *to);
 

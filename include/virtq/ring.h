@@ -101,6 +101,8 @@ enum virtq_fault_code {
 	VIRTQ_FAULT_USED_IDX,		/* more used than was published; value: the index */
 	VIRTQ_FAULT_USED_ID,		/* unknown, repeated, or mid-chain; value: the id */
 	VIRTQ_FAULT_USED_LENGTH,	/* longer than what was writable; value: the length */
+	/* no fault of the peer's */
+	VIRTQ_FAULT_ENGINE,		/* the device's engine has failed; value: errno */
 };
 
 /**

@@ -22,6 +22,7 @@
 #define ENTRIES_DEFAULT 256u
 #define ENTRIES_MAX 4096u
 #define DRAIN_MS_DEFAULT 5000u
+#define FAILED_STEP_MS 20
 #define SPIN_US_DEFAULT 50u
 #define SPIN_US_MAX 1000000u
 
@@ -228,6 +229,11 @@ static bool may_sleep(struct virtq_engine *e)
 	return true;
 }
 
+static bool gives_up(const struct virtq_engine *e)
+{
+	return UNLIKELY(e->failed) && e->io != &failed_io;
+}
+
 /*
  * Do what there is to do, then sleep if that is allowed. Returns true if it slept,
  * or could have; false if there may be more to do at once.
@@ -237,6 +243,8 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 	bool worked, more, quiet;
 
 	shm_flag_write(&e->sleeping, false);
+	if (UNLIKELY(gives_up(e)))
+		engine_give_up(e);
 	if (UNLIKELY(timers_any(e)))
 		timers_run(e);		/* may be what a deferred message waits for */
 	read_box(e);
@@ -265,7 +273,7 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 	count_sleep(e);
 	quiet = !e->io->turn(e, sleep ? TURN_SLEEP : TURN_LOOK) && !e->turn_first;
 	e->now_ns = 0;
-	return quiet;
+	return quiet && !gives_up(e);
 }
 
 static bool turn_once(struct virtq_engine *e, bool sleep)
@@ -295,6 +303,7 @@ static int open_io(struct virtq_engine *e)
 		e->io = &sync_io;
 		rc = e->io->open(e, &e->start_error);
 	}
+	e->kind = e->io->kind;
 	return rc;
 }
 
@@ -393,6 +402,7 @@ int virtq_engine_create(struct virtq_engine **out, const struct virtq_engine_con
 	e->credits = 2 * entries;
 	e->box_end = &e->box;
 	e->completed_end = &e->completed;
+	e->abandoned_fd = -1;
 	timers_init(&e->timers);
 	e->wake_fd = virtq_notify_open();
 	if (e->wake_fd < 0) {
@@ -448,6 +458,8 @@ int virtq_engine_step(struct virtq_engine *engine)
 	engine->now_ns = 0;
 	if (!turn_once(engine, false))
 		return 0;
+	if (UNLIKELY(engine->failed))
+		return FAILED_STEP_MS;
 	if (!timers_left_ns(engine, &left_ns))
 		return -1;
 	left_ns = (left_ns + 999999) / 1000000;
@@ -456,7 +468,7 @@ int virtq_engine_step(struct virtq_engine *engine)
 
 enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *engine)
 {
-	return engine->io->kind;
+	return engine->kind;
 }
 
 uint32_t virtq_engine_uses(const struct virtq_engine *engine)

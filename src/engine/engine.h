@@ -9,6 +9,7 @@
  *   request.c stations 3 and 4: what becomes of a request in between
  *   timer.c   what is due at a time
  *   spin.c    whether to look for a while before sleeping
+ *   failed.c  the end of an engine that cannot go on
  *   uring.c   operations, kicks and calls through io_uring; see also uring.h
  *   sync.c    the same through preadv, pwritev and poll
  *
@@ -186,6 +187,13 @@ struct engine_io {
 	void (*enter)(struct virtq_engine *e, struct virtq_engine_queue *q);
 	void (*leave)(struct virtq_engine *e, struct virtq_engine_queue *q);
 	void (*remap)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	/*
+	 * After virtq_engine.failed was set: let go of everything, without hope that
+	 * the kernel helps. What it still had keeps its generation. Returns an fd
+	 * that is readable once it has nothing any more, with the memory to be
+	 * freed then, or -1 if it has nothing already.
+	 */
+	int (*abandon)(struct virtq_engine *e, void **memory);
 	/* Readable when there is something for turn(). */
 	int (*fd)(const struct virtq_engine *e);
 	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
@@ -228,7 +236,8 @@ struct uring;
 struct sync_io;
 
 struct virtq_engine {
-	const struct engine_io *io;	/* constant once open() succeeded */
+	const struct engine_io *io;	/* constant once open() succeeded, until it fails */
+	enum virtq_engine_kind kind;	/* constant */
 	union {
 		struct uring *uring;
 		struct sync_io *sync;
@@ -254,6 +263,10 @@ struct virtq_engine {
 	uint64_t guard_epoch;		/* when queue_check_memory() was last called */
 	bool turn_first;		/* something is under way or was seen: turn before arming */
 	bool quit;
+	int failed;			/* -errno for which nothing can be done: give up */
+	int abandoned_fd;		/* see engine_io.abandon(); -1 for none */
+	void *abandoned;
+	uint64_t error;			/* errno, for others to read, shm_word_*(); 0: none */
 	bool turning;			/* within a round: models must not call the engine */
 	struct engine_spin spin;
 	/*
@@ -280,7 +293,7 @@ struct virtq_engine {
 	struct virtq_error start_error;
 };
 
-extern const struct engine_io uring_io, sync_io;
+extern const struct engine_io uring_io, sync_io, failed_io;
 
 /* A number for the next cookie: never 0, and 2^28 operations until one returns. */
 static inline uint32_t engine_generation(struct virtq_engine *e)
@@ -331,6 +344,8 @@ void queue_forget_call(struct virtq_engine_queue *q);
 void queue_publish(struct virtq_engine_queue *q);
 /* The queues have changed, or which of them take requests: divide the credits anew. */
 void queues_share_credits(struct virtq_engine *e);
+/* What is in flight goes on; nothing new is taken. For queues that are not broken already. */
+void queue_break(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value);
 /* A peer has taken away memory: break the queue if it was its own. */
 void queue_check_memory(struct virtq_engine_queue *q);
 /* Let other threads see the counters. */
@@ -339,6 +354,8 @@ void queue_show_stats(struct virtq_engine_queue *q);
 #define STATS_WORDS (offsetof(struct virtq_engine_stats, latency) / sizeof(uint64_t))
 /* Replace an fd; the old one is closed once nothing uses it. */
 void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd);
+/* Write 8 bytes unless that would have to wait. */
+void fd_signal(int fd);
 /* Set O_NONBLOCK. Returns false if it was not set before. */
 bool fd_make_nonblocking(int fd);
 /* Nothing in flight and everything published: undo what queue_create() took but the ring. */
@@ -384,6 +401,11 @@ void engine_answer(struct virtq_engine *e, struct engine_msg *msg, int result);
 
 /* Something was filed for the engine: see that it looks. From any thread. */
 void engine_wake(struct virtq_engine *e);
+
+/* ---- failed.c ---- */
+
+/* virtq_engine.failed was set: go on without performing anything. */
+void engine_give_up(struct virtq_engine *e);
 
 /* ---- spin.c ---- */
 

@@ -73,7 +73,7 @@ static void enter(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
-	int rc = make_room(e);
+	int rc = e->failed ? -EIO : make_room(e);
 
 	if (!rc)
 		enter(e, q);
@@ -82,7 +82,7 @@ static int add_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 static int promise_room(struct virtq_engine *e)
 {
-	int rc = make_room(e);
+	int rc = e->failed ? -EIO : make_room(e);
 
 	if (!rc)
 		e->promised++;
@@ -95,6 +95,8 @@ static void arrive(struct virtq_engine *e, struct virtq_engine_queue *q)
 	e->performing += q->performing;
 	q->phase = q->phase_before;
 	enter(e, q);	/* counts what it uses of the shared credits */
+	if (UNLIKELY(e->failed))	/* since it promised */
+		queue_break(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
 	/* A signal may have been on its way when the other engine let go of the fd. */
 	for (int which = VIRTQ_FD_CALL; which <= VIRTQ_FD_ERR; which++)
 		if (q->fds[which] >= 0 && (which == VIRTQ_FD_CALL || q->broken))

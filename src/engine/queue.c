@@ -9,8 +9,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+#include <virtq/notify.h>
 
 #include "base/shm.h"
 #include "mem/map.h"
@@ -34,6 +37,19 @@ bool fd_make_nonblocking(int fd)
 		return true;
 	fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 	return false;
+}
+
+/*
+ * The peer shares O_NONBLOCK with us and may have cleared it. Without room a
+ * signal is waiting already, and write() might block. What is left is a peer
+ * that fills its fd between these two calls; who has such peers has io_uring.
+ */
+void fd_signal(int fd)
+{
+	struct pollfd room = { fd, POLLOUT, 0 };
+
+	if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT)
+		virtq_notify_send(fd);
 }
 
 int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config *config,
@@ -240,7 +256,6 @@ static uint32_t queue_credits(const struct virtq_engine_queue *q)
 
 /* ---- Stations 1 and 2 --------------------------------------------------- */
 
-/* The driver broke the ring. What is in flight goes on; nothing new is taken. */
 static void break_queue(struct virtq_engine_queue *q)
 {
 	q->broken = true;
@@ -249,12 +264,18 @@ static void break_queue(struct virtq_engine_queue *q)
 		q->engine->io->signal(q->engine, q, VIRTQ_FD_ERR);
 }
 
+void queue_break(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value)
+{
+	if (q->broken)
+		return;
+	device_break(q->ring, code, 0, value);
+	break_queue(q);
+}
+
 void queue_check_memory(struct virtq_engine_queue *q)
 {
-	if (q->broken || !map_lost(device_map(q->ring)))
-		return;
-	device_break(q->ring, VIRTQ_FAULT_RING_MEMORY, 0, 0);
-	break_queue(q);
+	if (map_lost(device_map(q->ring)))
+		queue_break(q, VIRTQ_FAULT_RING_MEMORY, 0);
 }
 
 bool queue_serve(struct virtq_engine_queue *q)

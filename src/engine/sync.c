@@ -59,6 +59,21 @@ static int sync_open(struct virtq_engine *e, struct virtq_error *err)
 	return 0;
 }
 
+static int sync_abandon(struct virtq_engine *e, void **memory)
+{
+	/* What is left are copies of fds of POLL operations, which are not with the kernel. */
+	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
+		uint32_t size = virtq_device_ring(q->ring)->size;
+
+		for (uint32_t i = 0; i < size; i++)
+			if (q->slots[i].generation)
+				close((int)q->slots[i].generation - 1);
+	}
+	close(e->sync->epoll);
+	*memory = e->sync;
+	return -1;
+}
+
 static int sync_fd(const struct virtq_engine *e)
 {
 	return e->sync->epoll;
@@ -152,17 +167,8 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 static void sync_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 			enum virtq_engine_fd which)
 {
-	struct pollfd room = { q->fds[which], POLLOUT, 0 };
-
 	(void)e;
-	/*
-	 * The peer shares O_NONBLOCK with us and may have cleared it. Without
-	 * room a signal is waiting already, and write() might block. What is
-	 * left is a peer that fills its fd between these two calls; who has
-	 * such peers has io_uring.
-	 */
-	if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT)
-		virtq_notify_send(q->fds[which]);
+	fd_signal(q->fds[which]);
 }
 
 static void sync_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
@@ -249,6 +255,8 @@ static bool sync_turn(struct virtq_engine *e, enum engine_turn how)
 	if (how == TURN_ON && !e->sync->polls)
 		return false;
 	n = epoll_wait(e->sync->epoll, events, EVENTS_MAX, timeout_ms(e, how));
+	if (UNLIKELY(n < 0) && errno != EINTR)
+		e->failed = -errno;
 	for (int i = 0; i < n; i++)
 		happened(e, &events[i]);
 	return n > 0;
@@ -258,6 +266,7 @@ const struct engine_io sync_io = {
 	.kind = VIRTQ_ENGINE_SYNC,
 	.open = sync_open,
 	.close = sync_close,
+	.abandon = sync_abandon,
 	.fd = sync_fd,
 	.perform = sync_perform,
 	.cancel = sync_cancel,

@@ -181,25 +181,38 @@ static bool reap(struct virtq_engine *e)
 
 /* ---- Submissions -------------------------------------------------------- */
 
+/* What the kernel answered: is it the last we hear of it? */
+static void check(struct virtq_engine *e, int rc)
+{
+	if (UNLIKELY(rc < 0) && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY && rc != -ETIME)
+		e->failed = rc;
+	e->now_ns = 0;
+}
+
+static void hand_over(struct virtq_engine *e)
+{
+	check(e, io_uring_submit_and_get_events(&e->uring->ring));
+	reap(e);
+	e->turn_first = true;
+}
+
 static struct io_uring_sqe *get_sqe(struct virtq_engine *e)
 {
 	struct io_uring_sqe *sqe;
 
 	while (UNLIKELY(!(sqe = io_uring_get_sqe(&e->uring->ring)))) {
 		/* Full: hand it over and go on. A refusal means that completions must go first. */
-		io_uring_submit_and_get_events(&e->uring->ring);
-		reap(e);
-		e->turn_first = true;
+		hand_over(e);
+		if (e->failed)
+			return &e->uring->nowhere;
 	}
 	return sqe;
 }
 
 void uring_flush(struct virtq_engine *e)
 {
-	while (io_uring_sq_ready(&e->uring->ring)) {
-		io_uring_submit_and_get_events(&e->uring->ring);
-		reap(e);
-	}
+	while (io_uring_sq_ready(&e->uring->ring) && !e->failed)
+		hand_over(e);
 	e->turn_first = true;
 }
 
@@ -468,8 +481,8 @@ static void end_aux(struct virtq_engine *e, struct virtq_engine_queue *q,
 		return;
 	cancel_one(e, aux_cookie(q, kind));
 	uring_flush(e);
-	while (aux->generation) {
-		io_uring_submit_and_wait(&e->uring->ring, 1);
+	while (aux->generation && !e->failed) {
+		check(e, io_uring_submit_and_wait(&e->uring->ring, 1));
 		reap(e);
 	}
 }
@@ -512,12 +525,12 @@ static bool submit_and_wait(struct virtq_engine *e)
 	uint64_t left_ns;
 
 	if (LIKELY(!timers_left_ns(e, &left_ns))) {
-		io_uring_submit_and_wait(&e->uring->ring, 1);
+		check(e, io_uring_submit_and_wait(&e->uring->ring, 1));
 		return false;
 	}
 	time.tv_sec = (long long)(left_ns / 1000000000u);
 	time.tv_nsec = (long long)(left_ns % 1000000000u);
-	io_uring_submit_and_wait_timeout(&e->uring->ring, &cqe, 1, &time, NULL);
+	check(e, io_uring_submit_and_wait_timeout(&e->uring->ring, &cqe, 1, &time, NULL));
 	return timers_left_ns(e, &left_ns) && !left_ns;
 }
 
@@ -536,9 +549,9 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 	if (how != TURN_SLEEP || e->turn_first) {
 		if (io_uring_sq_ready(&u->ring)) {
 			if (u->sqpoll)
-				io_uring_submit(&u->ring);	/* no call while its thread is awake */
+				check(e, io_uring_submit(&u->ring));	/* no call while its thread is awake */
 			else
-				io_uring_submit_and_get_events(&u->ring);
+				check(e, io_uring_submit_and_get_events(&u->ring));
 		}
 		return reap(e);
 	}
@@ -546,7 +559,7 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 	do {
 		due = submit_and_wait(e);
 		news = reap(e);
-	} while (!news && !due);
+	} while (!news && !due && !e->failed);
 	return news;
 }
 
@@ -587,7 +600,21 @@ static bool has_operations(struct io_uring *ring)
 static void uring_close(struct virtq_engine *e)
 {
 	io_uring_queue_exit(&e->uring->ring);
+	close(e->uring->gone_fd);
 	free(e->uring);
+}
+
+static int uring_abandon(struct virtq_engine *e, void **memory)
+{
+	struct uring *u = e->uring;
+
+	reap(e);	/* what has completed has */
+	/* If its fd is no io_uring any more it is somebody else's: not ours to close. */
+	if (e->failed == -EBADF || e->failed == -EOPNOTSUPP)
+		u->ring.ring_fd = u->ring.enter_ring_fd = -1;
+	io_uring_queue_exit(&u->ring);
+	*memory = u;
+	return u->gone_fd;
 }
 
 /* The first way to set it up that is allowed and that the kernel understands. */
@@ -657,7 +684,12 @@ static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 	/* Cheaper entry where the kernel has it. */
 	if (!(e->config.forbid & VIRTQ_USE_RING_FD) && io_uring_register_ring_fd(&u->ring) == 1)
 		e->uses |= VIRTQ_USE_RING_FD;
-	uring_register_tables(e);
+	rc = uring_register_tables(e);
+	if (rc) {
+		io_uring_queue_exit(&u->ring);
+		free(u);
+		return error_set_errno(err, rc, "cannot register files with an io_uring");
+	}
 	u->skip_success = params.features & IORING_FEAT_CQE_SKIP;
 	u->one = 1;
 	/* A read of it shall wait in the kernel, not come back at once. */
@@ -675,6 +707,7 @@ const struct engine_io uring_io = {
 	.kind = VIRTQ_ENGINE_URING,
 	.open = uring_open,
 	.close = uring_close,
+	.abandon = uring_abandon,
 	.enter = uring_enter_queue,
 	.leave = uring_leave_queue,
 	.remap = uring_remap_queue,

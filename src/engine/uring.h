@@ -52,6 +52,12 @@ struct uring {
 	bool sqpoll;			/* a kernel thread takes what is staged */
 	bool links;			/* operations in a row go to the kernel together */
 	bool fixed_files, fixed_buffers;	/* there are tables for them */
+	/*
+	 * Readable when the kernel has let go of the whole io_uring and all of its
+	 * operations: the end of a pipe whose other end is among the registered files.
+	 */
+	int gone_fd;
+	struct io_uring_sqe nowhere;	/* where submissions go once the engine has failed */
 	uint64_t wake_word;
 	uint64_t one;
 	char sink[512];			/* what was read from kick fds; never looked at */
@@ -64,8 +70,11 @@ void uring_flush(struct virtq_engine *e);
 
 /* ---- uring_registered.c ---- */
 
-/* Make the tables, as far as they are wanted and the kernel has them. */
-void uring_register_tables(struct virtq_engine *e);
+/*
+ * Make the tables, as far as they are wanted and the kernel has them, and gone_fd.
+ * Returns 0 or -errno.
+ */
+int uring_register_tables(struct virtq_engine *e);
 
 /* The queue comes, goes (with nothing in flight), has a new map. Thread: the engine's. */
 void uring_enter_queue(struct virtq_engine *e, struct virtq_engine_queue *q);

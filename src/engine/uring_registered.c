@@ -13,7 +13,10 @@
  */
 #include "engine/uring.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/shm.h"
 #include "mem/map.h"
@@ -21,7 +24,29 @@
 
 #define BUFFER_MAX ((uint64_t)1 << 30)	/* the kernel's, for one entry */
 
-void uring_register_tables(struct virtq_engine *e)
+/* Have the io_uring hold the writing end of a pipe until it is no more. */
+static int register_end(struct uring *u)
+{
+	int fds[2], rc;
+
+	if (pipe2(fds, O_CLOEXEC))
+		return -errno;
+	if (u->fixed_files) {
+		rc = io_uring_register_files_update(&u->ring, 0, &fds[1], 1);
+		rc = rc == 1 ? 0 : rc < 0 ? rc : -ENOMEM;
+		u->files[0] = (struct uring_file){ -1, 1 };	/* nobody's */
+	} else {
+		rc = io_uring_register_files(&u->ring, &fds[1], 1);
+	}
+	close(fds[1]);
+	if (rc)
+		close(fds[0]);
+	else
+		u->gone_fd = fds[0];
+	return rc;
+}
+
+int uring_register_tables(struct virtq_engine *e)
 {
 	struct uring *u = e->uring;
 
@@ -29,6 +54,7 @@ void uring_register_tables(struct virtq_engine *e)
 		u->fixed_files = io_uring_register_files_sparse(&u->ring, URING_FILES) == 0;
 	if (e->config.demand & ~e->config.forbid & VIRTQ_USE_BUFFERS)
 		u->fixed_buffers = io_uring_register_buffers_sparse(&u->ring, URING_BUFFERS) == 0;
+	return register_end(u);
 }
 
 /* ---- Files --------------------------------------------------------------- */

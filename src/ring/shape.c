@@ -143,6 +143,7 @@ const char *virtq_fault_text(enum virtq_fault_code code)
 	case VIRTQ_FAULT_USED_IDX: return "used index claims more than was in flight";
 	case VIRTQ_FAULT_USED_ID: return "used id names no buffer in flight";
 	case VIRTQ_FAULT_USED_LENGTH: return "used length exceeds what was writable";
+	case VIRTQ_FAULT_ENGINE: return "the engine that turns the queue has failed";
 	}
 	return "unknown fault";
 }

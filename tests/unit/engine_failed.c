@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Engines to which the kernel says no in the middle of their work: reported, never
+ * silent, never spinning, and everything comes to its end. A filter on system calls,
+ * which the model puts on the engine's thread, is what says no.
+ */
+#include "stand.h"
+
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <virtq/model.h>
+
+/* The calling thread, and threads it starts, cannot wait for events from now on. */
+static int deny_waiting(void)
+{
+#define DENY(nr) \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), \
+	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		DENY(__NR_io_uring_enter),
+#ifdef __NR_epoll_wait
+		DENY(__NR_epoll_wait),
+#endif
+		DENY(__NR_epoll_pwait),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof(code) / sizeof(code[0]), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -errno;
+	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) ? -errno : 0;
+}
+
+/* Does what the first byte of a request says. */
+struct trap {
+	struct virtq_model model;
+	int fds[2];
+	struct virtq_req *held;		/* atomic */
+	int started, denied;		/* atomic */
+	int failed, refused;		/* the engine's thread; read when it has reported */
+	int reports, error;		/* atomic */
+};
+
+static enum virtq_verdict trap_start(struct virtq_model *model, struct virtq_req *req,
+				     struct virtq_op *op)
+{
+	struct trap *t = (struct trap *)(void *)model;
+	enum virtq_verdict verdict = VIRTQ_DONE;
+	char what = 0;
+
+	virtq_req_read(req, &what, 1);
+	switch (what) {
+	case 'r':
+		*op = (struct virtq_op){ .kind = VIRTQ_OP_READ, .fd = t->fds[0] };
+		verdict = VIRTQ_SUBMIT;
+		break;
+	case 'p':
+		*op = (struct virtq_op){ .kind = VIRTQ_OP_POLL, .fd = t->fds[0],
+					 .flags = POLLIN };
+		verdict = VIRTQ_SUBMIT;
+		break;
+	case 'h':
+		__atomic_store_n(&t->held, req, __ATOMIC_SEQ_CST);
+		verdict = VIRTQ_HOLD;
+		break;
+	case 'x':
+		__atomic_store_n(&t->denied, deny_waiting(), __ATOMIC_SEQ_CST);
+		break;
+	}
+	__atomic_fetch_add(&t->started, 1, __ATOMIC_SEQ_CST);
+	return verdict;
+}
+
+static enum virtq_verdict trap_finish(struct virtq_model *model, struct virtq_req *req,
+				      struct virtq_op *op, int64_t result)
+{
+	struct trap *t = (struct trap *)(void *)model;
+
+	t->failed += result == -EIO;
+	/* Once more, of an engine that cannot. */
+	if (result == 88) {
+		*op = (struct virtq_op){ .kind = VIRTQ_OP_READ, .fd = t->fds[0] };
+		return VIRTQ_SUBMIT;
+	}
+	(void)req;
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops trap_ops = {
+	.name = "trap", .req_bytes = sizeof(struct virtq_req),
+	.start = trap_start, .finish = trap_finish,
+};
+
+static void trap_report(void *arg, struct virtq_engine *engine, int error)
+{
+	struct trap *t = arg;
+
+	(void)engine;
+	__atomic_store_n(&t->error, error, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&t->reports, 1, __ATOMIC_SEQ_CST);
+}
+
+static void trap_init(struct trap *t)
+{
+	*t = (struct trap){ .model = { .ops = &trap_ops, .queues = 1, .max_segs = 4 },
+			    .denied = 1 };
+	assert_int_equal(pipe2(t->fds, O_CLOEXEC), 0);
+}
+
+/* One byte that says what, 64 that nobody shall write to. */
+static void send_what(struct stand *st, const char *what)
+{
+	for (unsigned int at = 0; *what; at += 128, what++) {
+		struct chain c = { .readable = 0 };
+
+		st->pair.data[at] = (uint8_t)*what;
+		memset(st->pair.data + at + 64, 0x55, 64);
+		chain_readable(&c, at, 1);
+		chain_writable(&c, at + 64, 64);
+		stand_send(st, &c);
+	}
+}
+
+static void wait_for(const int *what, int value)
+{
+	for (unsigned int ms = 0; __atomic_load_n(what, __ATOMIC_SEQ_CST) != value; ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
+}
+
+/* Where there are no such filters (an emulator) there is nothing to test. */
+static void wait_until_denied(struct trap *t)
+{
+	for (unsigned int ms = 0; __atomic_load_n(&t->denied, __ATOMIC_SEQ_CST) > 0; ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
+	if (t->denied < 0) {
+		print_message("skipped: no filter on system calls: %s\n", strerror(-t->denied));
+		skip();
+	}
+}
+
+static void failure_is_reported_and_all_comes_to_an_end(void **state)
+{
+	const struct setting *s = *state;
+	const char *what = s->kind == VIRTQ_ENGINE_URING ? "pprrh" : "pph";
+	unsigned int count = (unsigned int)strlen(what);
+	struct virtq_engine *engine, *other = engine_of(s->kind, 0, 0);
+	struct virtq_engine_queue *queue = NULL;
+	struct trap t;
+	struct stand st;
+	char word[4] = "";
+	int err = new_eventfd();
+
+	trap_init(&t);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .drain_ms = 5000, .failed = trap_report, .failed_arg = &t });
+	assert_int_equal(virtq_engine_error(engine), 0);
+	stand_open_on(&st, engine, s, &t.model);
+	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_ERR, dup_of(err)), 0);
+	send_what(&st, what);
+	wait_for(&t.started, (int)count);
+	usleep(20000);			/* with the kernel */
+	send_what(&st, "x");
+	wait_until_denied(&t);
+
+	wait_for(&t.reports, 1);
+	assert_int_equal(t.error, -EPERM);
+	assert_int_equal(virtq_engine_error(engine), -EPERM);
+	assert_int_equal(virtq_engine_kind(engine), s->kind);
+	assert_int_equal(virtq_notify_wait(err, WAIT_MS), 1);
+	/* All but the held one have failed, and the driver is called for it. */
+	for (unsigned int i = 0; i < count; i++)
+		assert_int_equal(stand_back(&st), 0);
+	assert_int_equal(t.failed, count - 1);
+	for (unsigned int at = 64; at < 128 * count; at += 128)
+		for (unsigned int i = 0; i < 64; i++)
+			assert_int_equal(st.pair.data[at + i], 0x55);
+	assert_idle();
+
+	/* The kernel has let go: what comes now is for others. */
+	assert_int_equal(write(t.fds[1], "abc", 3), 3);
+	usleep(20000);
+	assert_int_equal(read(t.fds[0], word, 3), 3);
+	assert_string_equal(word, "abc");
+
+	/* What was held ends when it ends, here with one operation more. */
+	virtq_engine_complete(t.held, 88);
+	assert_int_equal(stand_back(&st), 0);
+	assert_int_equal(t.failed, count);
+
+	/* Nothing is taken any more, not even a queue; but messages are answered. */
+	send_what(&st, "d");
+	usleep(50000);
+	assert_int_equal(t.started, count + 1);
+	assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 0);
+	virtq_engine_resume(st.queue);
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	assert_int_equal(virtq_engine_move(st.queue, engine), -EIO);
+	st.pair.device = virtq_engine_remove(st.queue);
+	st.queue = NULL;
+	assert_int_equal(virtq_device_fault(st.pair.device).code, VIRTQ_FAULT_ENGINE);
+	assert_int_equal(virtq_device_fault(st.pair.device).value, EPERM);
+	assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &t.model, .ring = st.pair.device, .enabled = true,
+				.kick_fd = -1, .call_fd = -1, .err_fd = -1 }, &queue), -EIO);
+	assert_null(queue);
+	assert_int_equal(t.reports, 1);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	virtq_engine_destroy(other);
+	close(err);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
+/* Polled queues, and an engine told never to sleep: once it has failed it does. */
+static void a_failed_engine_does_not_spin(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine;
+	struct trap t;
+	struct stand st;
+
+	trap_init(&t);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .spin = VIRTQ_SPIN_ALWAYS, .failed = trap_report,
+		.failed_arg = &t });
+	stand_open_on(&st, engine, s, &t.model);
+	send_what(&st, "x");
+	wait_until_denied(&t);
+	stand_back(&st);
+	if (s->kind == VIRTQ_ENGINE_SYNC) {
+		/* Without one of these it would not even look at its epoll. */
+		send_what(&st, "p");
+		stand_back(&st);
+	}
+	wait_for(&t.reports, 1);
+	usleep(50000);
+	assert_idle();
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
+/* The filter stays on the thread that steps: one that ends after this test. */
+struct stepper {
+	const struct setting *s;
+	struct trap *t;
+	struct virtq_driver *driver;
+	struct virtq_device *device;
+	unsigned int steps, back;
+	int wait, error, fd_changed;
+};
+
+static void *stepper_thread(void *arg)
+{
+	struct stepper *p = arg;
+	struct virtq_engine_queue *queue;
+	struct virtq_completion done;
+	struct virtq_engine *engine;
+	int fd;
+
+	if (virtq_engine_create(&engine, &(struct virtq_engine_config){
+			.kind = p->s->kind, .stepped = true }, NULL))
+		return NULL;
+	fd = virtq_engine_fd(engine);
+	/* Its calls turn the engine, which fails in the middle of this one. */
+	virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+		.model = &p->t->model, .ring = p->device, .enabled = true,
+		.kick_fd = virtq_notify_open(), .call_fd = -1, .err_fd = -1 }, &queue);
+	for (p->steps = 0; p->steps < 1000 && p->back < 2; p->steps++) {
+		p->wait = virtq_engine_step(engine);
+		p->back += virtq_driver_get(p->driver, &done, 1) == 1;
+		poll(NULL, 0, p->wait > 10 ? 10 : p->wait);
+	}
+	for (unsigned int i = 0; i < 100000 && !(p->wait = virtq_engine_step(engine)); i++)
+		;	/* it spins for a moment, as any does */
+	p->error = virtq_engine_error(engine);
+	p->fd_changed = virtq_engine_fd(engine) != fd;
+	p->device = virtq_engine_remove(queue);
+	virtq_engine_destroy(engine);
+	return NULL;
+}
+
+static void a_stepped_engine_fails_as_well(void **state)
+{
+	struct stepper p = { .s = *state };
+	struct stand st = { .queue = NULL };
+	pthread_t thread;
+	struct trap t;
+
+	trap_init(&t);
+	virtq_engine_destroy(engine_of(p.s->kind, 0, 0));	/* skips, where there is none */
+	p.t = &t;
+	st.kick = new_eventfd();
+	st.call = new_eventfd();
+	pair_open(&st.pair, &(struct pair_shape){ .size = 64 }, &t.model, 4096);
+	send_what(&st, "px");
+	p.driver = st.pair.driver;
+	p.device = st.pair.device;
+	assert_int_equal(pthread_create(&thread, NULL, stepper_thread, &p), 0);
+	pthread_join(thread, NULL);
+	st.pair.device = p.device;
+	wait_until_denied(&t);
+	assert_int_equal(p.back, 2);
+	assert_int_equal(p.error, -EPERM);
+	assert_true(p.wait > 0);	/* comes again without the fd */
+	assert_true(p.fd_changed);
+	assert_true(p.steps < 200);
+	stand_close(&st);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_ENGINES(failure_is_reported_and_all_comes_to_an_end),
+		ON_ENGINES(a_failed_engine_does_not_spin),
+		ON_ENGINES(a_stepped_engine_fails_as_well),
+	};
+
+	return cmocka_run_group_tests_name("engine failed", tests, NULL, NULL) ? 1 : 0;
+}
