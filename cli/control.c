@@ -343,9 +343,9 @@ int control_ask(pid_t pid, const char *request, char **answer, struct virtq_erro
 		free(text);
 		return fd;
 	}
-	rc = control_send(fd, request, strlen(request), -1, deadline_ms);
-	if (!rc)
-		rc = control_send(fd, "\n", 1, -1, deadline_ms);
+	/* The buffer of the answer serves for the request, too. */
+	snprintf(text, CONTROL_ANSWER_BYTES, "%s\n", request);
+	rc = control_send(fd, text, strlen(text), -1, deadline_ms);
 	/* Who was refused at once may be told so before it could ask. */
 	if (!rc || rc == -EPIPE || rc == -ECONNRESET) {
 		ssize_t n = control_receive(fd, text, CONTROL_ANSWER_BYTES, true, -1, deadline_ms);

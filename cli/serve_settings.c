@@ -327,6 +327,7 @@ static char *file_read(const char *path)
 {
 	FILE *file = fopen(path, "re");
 	char *text = file ? malloc(SERVE_FILE_BYTES_MAX + 1) : NULL;
+	bool good = false;
 	size_t bytes;
 
 	if (!text) {
@@ -342,9 +343,9 @@ static char *file_read(const char *path)
 	else if (bytes > SERVE_FILE_BYTES_MAX || strlen(text) != bytes)
 		report_failure("%s is no file of settings", path);
 	else
-		bytes = 0;
+		good = true;
 	fclose(file);
-	if (!bytes)
+	if (good)
 		return text;
 	free(text);
 	return NULL;

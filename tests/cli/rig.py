@@ -69,16 +69,22 @@ def wait_until(what, condition, seconds=20):
 
 
 class Server:
-    """virtq serve blk, running; a context that stops it and looks at how it ended."""
+    """virtq serve blk, running; a context that stops it and looks at how it ended.
+
+    Without @image it is @words that name the disks, and the last of them has @socket.
+    """
+
+    status = 0  # that it must end with
 
     def __init__(self, image, *words, socket=None, program=VIRTQ, **how):
         self.socket = socket or tempfile.mktemp(prefix="s", suffix=".sock", dir=os.getcwd())
         self.url = "vhost-user:" + self.socket
         first = ["serve", "blk"] if program == VIRTQ else []
-        place = [] if "pass_fds" in how else ["--socket-path", self.socket]
+        place = [] if "pass_fds" in how or not image else ["--socket-path", self.socket]
+        place += ["--image", image] if image else []
         self.log = tempfile.TemporaryFile(mode="w+")
-        self.process = subprocess.Popen([program, *first, *place, "--image", image,
-                                         *map(str, words)], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([program, *first, *place, *map(str, words)],
+                                        stdin=subprocess.DEVNULL,
                                         stdout=subprocess.DEVNULL,
                                         stderr=how.pop("stderr", self.log), **how)
         if not how.get("pass_fds"):
@@ -89,6 +95,10 @@ class Server:
     def said(self):
         self.log.seek(0)
         return self.log.read()
+
+    @property
+    def pid(self):
+        return self.process.pid
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
@@ -110,7 +120,7 @@ class Server:
         if kind:
             print("# the server said:", *self.said().splitlines(), sep="\n#   ")
         else:
-            check(status == 0, "the server ended with", status, self.said())
+            check(status == self.status, "the server ended with", status, self.said())
 
 
 def make_image(path, size, seed=1, holes=True):

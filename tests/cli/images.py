@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""What can stand behind a disk that is no file: nothing, memory, an NBD server, faults."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from rig import (MIB, Server, Skip, cases_of, check, digest, good, make_image, refused, run_cases,
+                 virtq, wait_until)
+
+
+def block(path):
+    return json.loads(good("probe", "--json", path).out)["block"]
+
+
+def test_memory_keeps_what_is_written_and_nothing_forgets_it():
+    make_image("i", 4 * MIB, seed=80)
+    for layout in "split", "packed":
+        with Server("ram:4M", "--queues", 2) as server:
+            check(block(server.socket)["capacity_bytes"] == 4 * MIB)
+            good("copy", "--layout", layout, server.url, "zeroes")
+            check(open("zeroes", "rb").read() == bytes(4 * MIB), "it does not begin as zeroes")
+            good("copy", "--layout", layout, "i", server.url)
+            good("copy", "--layout", layout, server.url, "o")
+            check(digest("i") == digest("o"), layout)
+        with Server("null:4M") as server:
+            good("copy", "--layout", layout, "i", server.url)
+            check(block(server.socket)["capacity_bytes"] == 4 * MIB)
+
+
+def test_read_only_is_so_for_every_kind():
+    make_image("i", MIB)
+    for image in "null:1M", "ram:1M":
+        with Server(image, "--read-only") as server:
+            refused(1, "read-only", "copy", "i", server.url)
+
+
+def test_images_whose_names_make_no_sense():
+    words = "serve", "blk", "--socket-path", "s", "--image"
+    for image in ("null:", "null:0", "null:-1", "null:many", "null:511", "null:1000", "ram:1KiB",
+                  "ram:99999999999999999999", "null:1M "):
+        refused(1, "", *words, image)
+    refused(1, "s", *words, "nbd+unix:///?socket=/there/is/none")
+    check(not os.path.exists("s"), "a socket was left behind")
+    # A file of such a name is found by its path.
+    make_image("null:1", MIB, seed=81)
+    with Server("./null:1") as server:
+        good("copy", server.url, "o")
+    check(digest("null:1") == digest("o"))
+
+
+def nbd_works():
+    result = virtq("serve", "blk", "--socket-path", "s", "--image", "nbd://")
+    if "libnbd" in result.err:
+        raise Skip("built without libnbd")
+    if not shutil.which("nbdkit"):
+        raise Skip("there is no nbdkit here")
+
+
+class Nbd:
+    """An NBD server on the socket "n" with a file of its own behind it."""
+
+    def __init__(self, path, *words):
+        self.process = subprocess.Popen(["nbdkit", "-f", "-U", "n", *words, "file", path],
+                                        stdin=subprocess.DEVNULL)
+        wait_until("nbdkit", lambda: os.path.exists("n"))
+
+    def __enter__(self):
+        return "nbd+unix:///?socket=" + os.path.realpath("n")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        if os.path.exists("n"):
+            os.unlink("n")
+
+
+def test_network_block_device():
+    nbd_works()
+    make_image("far", 8 * MIB, seed=82)
+    make_image("new", 8 * MIB, seed=83)
+    want = digest("far")
+    with Nbd("far") as url, Server(url, "--queues", 2, "--threads", 2) as server:
+        check(block(server.socket)["capacity_bytes"] == 8 * MIB)
+        good("copy", server.url, "o")
+        check(digest("o") == want)
+        for layout in "split", "packed":
+            good("copy", "--layout", layout, "new", server.url)
+            good("copy", "--layout", layout, server.url, "o")
+            check(digest("o") == digest("new"), layout)
+    check(digest("far") == digest("new"))
+
+
+def test_network_block_device_beside_files():
+    nbd_works()
+    make_image("far", 2 * MIB, seed=84)
+    make_image("near", 2 * MIB, seed=85)
+    with open("conf", "w") as f:
+        with Nbd("far", "--readonly") as url:
+            f.write(f"[disk]\nsocket=a.s\nimage=near\n[disk]\nsocket=b.s\nro\nimage={url}\n")
+            f.flush()
+            with Server(None, "--config", "conf", socket="b.s"):
+                make_image("other", MIB)
+                refused(1, "read-only", "copy", "other", "vhost-user:b.s")
+                good("copy", "vhost-user:b.s", "vhost-user:a.s")
+    check(digest("near") == digest("far"))
+
+
+def test_injected_faults_are_one_clear_sentence():
+    make_image("i", MIB, seed=86)
+    make_image("new", MIB, seed=87)
+    want = digest("i")
+    for rules, saying, words in (
+            ("op=read,error=EIO", "failed reading 262144 bytes at sector 0: IOERR", "r"),
+            ("op=read,error=5,from=512K,to=513K", "at sector 1024: IOERR", "r"),
+            ("op=read,short=4096,after=3", "at sector 1536: IOERR", "r"),
+            ("op=write,error=ENOSPC,every=2", "failed writing", "w"),
+            ("op=flush,error=EIO", "flush", "w")):
+        with Server("i", "--inject", rules) as server:
+            result = virtq("copy", *((server.url, "o") if words == "r" else ("new", server.url)))
+            check(result.status == 1 and result.err.count("\n") == 1, rules, result.err)
+            check(saying.lower() in result.err.lower(), rules, result.err)
+            check(f"faults are injected: {rules}" in server.said(), server.said())
+            # It is that request alone: the server goes on.
+            check(block(server.socket)["capacity_bytes"] == MIB)
+        make_image("i", MIB, seed=86)
+    check(digest("i") == want)
+
+
+def test_faults_that_come_late_or_seldom_are_survived():
+    make_image("i", MIB, seed=88)
+    for rules in "delay=20,every=2", "op=write,error=EIO", "op=read,error=EIO,after=99":
+        with Server("i", "--inject", rules) as server:
+            good("copy", server.url, "o")
+        check(digest("i") == digest("o"), rules)
+
+
+def test_request_that_never_ends_is_noticed_and_the_server_stops():
+    make_image("i", MIB, seed=89)
+    with Server("i", "--inject", "op=read,hang,after=2") as server:
+        refused(1, "", "copy", "--timeout", 1, server.url, "o")
+
+
+def test_rules_that_make_no_sense():
+    words = "serve", "blk", "--socket-path", "s", "--image", "null:1M", "--inject"
+    for rules in ("", "op=never", "error=EIDONTKNOW", "frob=1", "every=0", "op=read;;", "short=x",
+                  "op=read,op=write"):
+        refused(1, "", *words, rules)
+    check(not os.path.exists("s"), "a socket was left behind")
+
+
+def test_write_through_is_told():
+    make_image("i", MIB, seed=90)
+    make_image("new", MIB, seed=91)
+    with Server("i") as server:
+        check(block(server.socket)["writeback"] == 1)
+    with Server("i", "--write-through") as server:
+        check(block(server.socket)["writeback"] == 0)
+        good("copy", "new", server.url)
+    check(digest("i") == digest("new"))
+
+
+if __name__ == "__main__":
+    run_cases(cases_of(sys.modules[__name__]))
