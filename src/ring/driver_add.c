@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The driver end of a queue: making buffers available. The fast way and the
- * slow one are told apart in docs/decisions/0002-fast-and-slow.md.
+ * The driver end of a queue: making buffers available. The fast way, which is in
+ * driver_add.h, and the slow one are told apart in docs/decisions/0002-fast-and-slow.md.
  */
 #include <virtq/spec/virtio.h>
 
-#include "ring/driver.h"
+#include "ring/driver_add.h"
 
 /* ---- Elements, tables, entries ------------------------------------------ */
 
@@ -56,16 +56,6 @@ ALWAYS_INLINE struct virtq_seg fill_indirect(struct virtq_driver *q, uint32_t ta
 		}
 	}
 	return whole;
-}
-
-/* Remember what was staged under @chain. */
-ALWAYS_INLINE void remember(struct chain *chain, void *token, uint64_t serial,
-			    uint32_t writable_bytes, uint32_t entries)
-{
-	chain->token = token;
-	chain->serial = serial;
-	chain->writable_bytes = writable_bytes;
-	chain->entries = entries;
 }
 
 /* Stage @count elements, for which there is room, and remember the buffer. */
@@ -155,124 +145,27 @@ ALWAYS_INLINE bool is_single(const struct virtq_buffer *buf)
 	return elements == ONE_WRITABLE || elements == ONE_READABLE;
 }
 
-/*
- * The fast way: buffers of one element, which is what most are, as long as
- * there is room. It stops before everything else, be it long or wrong, and
- * leaves that to add_one().
- *
- * No calls, and what the loop needs in locals: every store into the ring may,
- * for all the compiler knows, change @q.
- */
-ALWAYS_INLINE unsigned int add_singles_split(struct virtq_driver *q,
-					     const struct virtq_buffer *bufs, unsigned int max,
-					     const enum ring_layout layout)
+/* Buffers that the caller has described, one by one. */
+struct described {
+	const struct virtq_buffer *next;
+};
+
+/* What is not one element, or an empty one, is left to add_one(). */
+ALWAYS_INLINE bool next_described(void *of, struct single *single)
 {
-	const struct split_ring ring = q->split.ring;
-	const uint16_t *free = q->split.free + q->room;
-	struct chain *const chains = q->chains;
-	const uint64_t added = q->added, end = added + max;
-	/* The index and, in order, the slot of a chain, from its serial. */
-	const uint32_t to_idx = q->split.avail_idx - (uint32_t)added;
-	const uint32_t to_slot = q->split.next_slot - (uint32_t)added;
-	uint64_t serial = added;
+	struct described *bufs = of;
+	const struct virtq_buffer *buf = bufs->next;
 
-	for (; serial != end; serial++, bufs++) {
-		uint32_t writable = bufs->writable, head, len;
-
-		if (UNLIKELY(!is_single(bufs)))
-			break;
-		len = bufs->segs->len;
-		if (UNLIKELY(!len))
-			break;
-		head = LAYOUT_IS_IN_ORDER(layout) ? ((uint32_t)serial + to_slot) & ring.mask :
-						    *--free;
-		split_desc_store(&ring.desc[head], bufs->segs->addr, len,
-				 writable * VIRTQ_DESC_F_WRITE, 0);
-		split_driver_offer(&ring, (uint32_t)serial + to_idx, head);
-		remember(&chains[head], bufs->token, serial, writable ? len : 0, 1);
-	}
-	q->split.next_slot = (uint16_t)(((uint32_t)serial + to_slot) & ring.mask);
-	q->split.avail_idx = (uint16_t)((uint32_t)serial + to_idx);
-	return (unsigned int)(serial - added);
-}
-
-ALWAYS_INLINE unsigned int add_singles_packed(struct virtq_driver *q,
-					      const struct virtq_buffer *bufs, unsigned int max,
-					      const enum ring_layout layout, const bool keep)
-{
-	const struct packed_ring ring = q->packed.ring;
-	struct chain *const chains = q->chains;
-	struct entry *const kept = q->kept;
-	const uint64_t added = q->added, end = added + max;
-	uint64_t serial = added;
-	uint32_t id, slot, flags;
-	const uint16_t *free;
-
-	/* The first head of a batch is held back. */
-	if (max && !q->packed.fill.staged && is_single(bufs) && bufs->segs->len) {
-		id = packed_driver_stage(&q->packed, bufs->segs, bufs->readable, 1, 0);
-		remember(&chains[id], bufs->token, serial++,
-			 bufs->writable ? bufs->segs->len : 0, 1);
-		if (keep)
-			kept[id] = (struct entry){ bufs->segs->addr,
-				packed_desc_rest(bufs->segs->len, id,
-						 bufs->writable * VIRTQ_DESC_F_WRITE) };
-		q->packed.fill.moved--;		/* counted below, with the others */
-		bufs++;
-	}
-	id = q->packed.fill.next_id;
-	free = &q->packed.free[q->packed.free_count];
-	slot = q->packed.fill.avail.slot;
-	flags = packed_avail_flags(q->packed.fill.avail.wrap);
-	for (; serial != end; serial++, bufs++) {
-		uint32_t writable = bufs->writable, len;
-		uint64_t rest;
-
-		if (UNLIKELY(!is_single(bufs)))
-			break;
-		len = bufs->segs->len;
-		if (UNLIKELY(!len))
-			break;
-		if (!LAYOUT_IS_IN_ORDER(layout))
-			id = *--free;
-		rest = packed_desc_rest(len, id, flags | writable * VIRTQ_DESC_F_WRITE);
-		packed_desc_store(&ring.desc[slot], bufs->segs->addr, rest);
-		if (keep)
-			kept[id] = (struct entry){ bufs->segs->addr, rest };
-		remember(&chains[id], bufs->token, serial, writable ? len : 0, 1);
-		if (LAYOUT_IS_IN_ORDER(layout) && UNLIKELY(++id == ring.size))
-			id = 0;
-		if (UNLIKELY(++slot == ring.size)) {
-			slot = 0;
-			flags ^= PACKED_AVAIL | PACKED_USED;
-		}
-	}
-	if (LAYOUT_IS_IN_ORDER(layout))
-		q->packed.fill.next_id = (uint16_t)id;
-	else
-		q->packed.free_count = (uint32_t)(free - q->packed.free);
-	q->packed.fill.avail.slot = (uint16_t)slot;
-	q->packed.fill.avail.wrap = flags == packed_avail_flags(true);
-	q->packed.fill.moved += (uint32_t)(serial - added);
-	return (unsigned int)(serial - added);
-}
-
-ALWAYS_INLINE unsigned int add_singles(struct virtq_driver *q, const struct virtq_buffer *bufs,
-				       unsigned int count, const enum ring_layout layout)
-{
-	unsigned int max = count < q->room ? count : q->room;
-	unsigned int n;
-
-	if (!LAYOUT_IS_PACKED(layout))
-		n = add_singles_split(q, bufs, max, layout);
-	else if (layout == RING_PACKED && UNLIKELY(q->kept != NULL))
-		n = add_singles_packed(q, bufs, max, layout, true);
-	else
-		n = add_singles_packed(q, bufs, max, layout, false);
-
-	q->added += n;
-	q->room -= n;
-	return n;
+	if (UNLIKELY(!is_single(buf)))
+		return false;
+	single->len = buf->segs->len;
+	if (UNLIKELY(!single->len))
+		return false;
+	single->addr = buf->segs->addr;
+	single->writable = buf->writable;
+	single->token = &buf->token;
+	bufs->next = buf + 1;
+	return true;
 }
 
 ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *bufs,
@@ -284,7 +177,9 @@ ALWAYS_INLINE int add_all(struct virtq_driver *q, const struct virtq_buffer *buf
 		int rc;
 
 		if (is_single(&bufs[n])) {
-			n += add_singles(q, bufs + n, count - n, layout);
+			struct described singles = { bufs + n };
+
+			n += driver_add_singles(q, next_described, &singles, count - n, layout);
 			if (n == count)
 				break;
 		}

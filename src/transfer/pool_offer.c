@@ -12,6 +12,7 @@
  */
 #include <string.h>
 
+#include "ring/driver_add.h"
 #include "transfer/pool.h"
 
 /* What a call is to offer: @offers, or as often the same. */
@@ -382,72 +383,117 @@ int virtq_pool_offer_writable(struct virtq_pool *pool, unsigned int count, uint3
 
 #define STATE_KEPT (ITEM_HELD | ITEM_KEPT)
 
+/* Chains to be recycled, by one of the two fast ways; @items and @id are as in the pool. */
+struct recycling {
+	struct virtq_chain *next;
+	struct item *items;
+	uint32_t item_count;
+	uint64_t id;
+	void *token;			/* of the last one */
+};
+
 /*
- * The fast way: chains that have their ring entries still, however many those are, if
- * @kept, else such as offer_singles() makes. A handle gets the next id as its chain does,
- * so that one given twice is stale the second time.
- *
- * What the ring could refuse is left to recycle_one() before anything has changed: nothing
- * has to be undone.
+ * The next chain, if it is one of the caller's in @state but for bits of @mask; else NULL.
+ * The handle gets the new id too, so that one given twice is stale the second time.
  */
-ALWAYS_INLINE unsigned int recycle_chunk(struct virtq_pool *pool, struct virtq_chain *chains,
-					 unsigned int count, const bool kept)
+ALWAYS_INLINE struct item *recycle_next(struct recycling *r, uint32_t mask, uint32_t state)
 {
-	const uint32_t mask = kept ? ITEM_MANY : 0, state = kept ? STATE_KEPT : ITEM_HELD;
-	const uint32_t most = kept || pool->q->room > POOL_CHUNK ? POOL_CHUNK : pool->q->room;
-	struct virtq_completion again[POOL_CHUNK];
-	struct virtq_buffer bufs[POOL_CHUNK];
-	struct item *const items = pool->items;
-	const uint32_t item_count = pool->item_count;
-	uint64_t id = pool->last_id;
-	unsigned int n = 0;
-	int done;
+	struct virtq_chain *chain = r->next;
+	uint32_t slot = chain->slot;
+	struct item *item = &r->items[slot];
 
-	if (UNLIKELY(pool->q->dead))
-		return 0;
-	if (count > most)
-		count = most;
-	for (; n < count; n++) {
-		uint32_t slot = chains[n].slot;
-		struct item *item = &items[slot];
+	if (UNLIKELY(slot >= r->item_count || (item->state & ~mask) != state ||
+		     item->id != chain->id))
+		return NULL;
+	item->state ^= state ^ ITEM_OFFERED;
+	item->id = chain->id = ++r->id;
+	r->token = (void *)(uintptr_t)slot;
+	r->next = chain + 1;
+	return item;
+}
 
-		if (UNLIKELY(slot >= item_count || (item->state & ~mask) != state ||
-			     item->id != chains[n].id))
-			break;
-		item->state ^= state ^ ITEM_OFFERED;
-		item->id = chains[n].id = ++id;
-		if (kept) {
-			again[n].token = (void *)(uintptr_t)slot;
-			again[n].id = item->kept;
-		} else {
-			set_single(&bufs[n], item, slot, item->readable_bytes != 0);
-		}
-	}
-	if (UNLIKELY(!n))
-		return 0;
-	done = kept ? virtq_driver_again(pool->q, again, n) : virtq_driver_add(pool->q, bufs, n);
-	VIRTQ_ASSERT(done == (int)n);
-	(void)done;
-	pool->last_id = id;
+/* Take over that @n from @chains on are with the ring. */
+ALWAYS_INLINE unsigned int recycled(struct virtq_pool *pool, const struct virtq_chain *chains,
+				    unsigned int n)
+{
+	pool->last_id += n;
 	pool->held -= n;
-	if (kept)
-		pool->held_kept -= n;
 	if (UNLIKELY(pool->guard))
 		for (unsigned int i = 0; i < n; i++)
-			pool_guard(pool, &items[chains[i].slot], true);
+			pool_guard(pool, &pool->items[chains[i].slot], true);
 	return n;
 }
 
-NEVER_INLINE static unsigned int recycle_kept(struct virtq_pool *pool, struct virtq_chain *chains,
-					      unsigned int count)
+/* Chains that have their ring entries still, however many those are. The queue is not dead. */
+static unsigned int recycle_kept(struct virtq_pool *pool, struct virtq_chain *chains,
+				 unsigned int count)
 {
-	return recycle_chunk(pool, chains, count, true);
+	struct recycling r = { chains, pool->items, pool->item_count, pool->last_id, NULL };
+	struct virtq_completion kept[POOL_CHUNK];
+	unsigned int n = 0;
+	int done;
+
+	if (count > POOL_CHUNK)
+		count = POOL_CHUNK;
+	for (; n < count; n++) {
+		struct item *item = recycle_next(&r, ITEM_MANY, STATE_KEPT);
+
+		if (UNLIKELY(!item))
+			break;
+		kept[n].token = r.token;
+		kept[n].id = item->kept;
+	}
+	if (UNLIKELY(!n))
+		return 0;
+	done = virtq_driver_again(pool->q, kept, n);
+	/* Nobody else has let go of them. */
+	VIRTQ_ASSERT(done == (int)n);
+	(void)done;
+	pool->held_kept -= n;
+	return recycled(pool, chains, n);
 }
 
-NEVER_INLINE static unsigned int recycle_singles(struct virtq_pool *pool,
-						 struct virtq_chain *chains, unsigned int count)
+/* Chains of one element. */
+ALWAYS_INLINE bool next_recycled(void *of, struct single *single)
 {
-	return recycle_chunk(pool, chains, count, false);
+	struct recycling *r = of;
+	struct item *item = recycle_next(r, 0, ITEM_HELD);
+
+	if (UNLIKELY(!item))
+		return false;
+	single->addr = item->seg.addr;
+	single->len = item->seg.len;
+	single->writable = !item->readable_bytes;
+	single->token = &r->token;
+	return true;
+}
+
+ALWAYS_INLINE int recycle_singles(struct virtq_pool *pool, struct virtq_chain *chains,
+				  unsigned int count, const enum ring_layout layout)
+{
+	struct recycling r = { chains, pool->items, pool->item_count, pool->last_id, NULL };
+
+	return (int)recycled(pool, chains, driver_add_singles(pool->q, next_recycled, &r, count,
+							      layout));
+}
+
+LAYOUT_EACH(recycle_singles,
+	    (struct virtq_pool *pool, struct virtq_chain *chains, unsigned int count), pool, chains,
+	    count)
+
+/* As many from the front of @chains as go one of the fast ways. */
+static unsigned int recycle_some(struct virtq_pool *pool, struct virtq_chain *chains,
+				 unsigned int count)
+{
+	if (UNLIKELY(pool->q->dead))
+		return 0;
+	if (pool->held_state & ITEM_KEPT) {
+		unsigned int n = recycle_kept(pool, chains, count);
+
+		if (n)
+			return n;
+	}
+	LAYOUT_CALL(pool->q->layout, recycle_singles, pool, chains, count);
 }
 
 static int recycle_one(struct virtq_pool *pool, struct virtq_chain *chain)
@@ -485,7 +531,6 @@ static int recycle_one(struct virtq_pool *pool, struct virtq_chain *chain)
 int virtq_pool_recycle(struct virtq_pool *pool, struct virtq_chain *chains, unsigned int count,
 		       unsigned int flags)
 {
-	const bool keeps = pool->held_state & ITEM_KEPT;
 	unsigned int n = 0;
 	int rc = pool_enter(pool);
 
@@ -494,10 +539,8 @@ int virtq_pool_recycle(struct virtq_pool *pool, struct virtq_chain *chains, unsi
 	if (UNLIKELY(!rc && pool->paused))
 		rc = -EAGAIN;
 	while (n < count && LIKELY(!rc)) {
-		unsigned int done = keeps ? recycle_kept(pool, chains + n, count - n) : 0;
+		unsigned int done = recycle_some(pool, chains + n, count - n);
 
-		if (!done)
-			done = recycle_singles(pool, chains + n, count - n);
 		if (UNLIKELY(!done)) {
 			rc = recycle_one(pool, chains + n);
 			done = !rc;

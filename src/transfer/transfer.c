@@ -25,7 +25,7 @@
 
 #include <string.h>
 
-#include "ring/driver.h"
+#include "ring/driver_add.h"
 
 /* ---- Preparing ---------------------------------------------------------- */
 
@@ -200,6 +200,32 @@ void transfer_guard(const struct virtq_transfer *t, bool closed)
 
 /* ---- Sending ------------------------------------------------------------ */
 
+/* The ring has @t, under a new @id. Return: its last one. */
+ALWAYS_INLINE uint64_t fly(struct virtq_transfer *t, uint64_t id)
+{
+	const uint64_t before = t->id;
+
+	transfer_unlist(t);
+	t->id = id;
+	t->written = 0;
+	t->state = TRANSFER_FLYING;
+	t->kept = t->abandoned = false;
+	t->lost = LOST_NOT;
+	return before;
+}
+
+/* The first @n of @which fly, some of them not for the first time if @again is not 0. */
+ALWAYS_INLINE void flown(struct virtq_transfers *set, struct virtq_transfer *const *which,
+			 unsigned int n, uint64_t again)
+{
+	set->last_id += n;
+	if (again)
+		set->q->keep = set->keeps;
+	if (UNLIKELY(set->config.guard))
+		for (unsigned int i = 0; i < n; i++)
+			transfer_guard(which[i], true);
+}
+
 /*
  * The first @n of @which were marked as flying, and @added of them went into the
  * ring, or an error: the others are as before.
@@ -208,29 +234,63 @@ ALWAYS_INLINE int settle(struct virtq_transfers *set, struct virtq_transfer *con
 			 unsigned int n, int added)
 {
 	const unsigned int flying = added < 0 ? 0 : (unsigned int)added;
-	const uint64_t id = set->last_id + 1;
-	uint64_t before = 0;
+	uint64_t again = 0;
 
-	for (unsigned int i = 0; i < flying; i++) {
-		struct virtq_transfer *t = which[i];
-
-		before |= t->id;
-		transfer_unlist(t);
-		t->id = id + i;
-		t->written = 0;
-		t->state = TRANSFER_FLYING;
-		t->kept = t->abandoned = false;
-		t->lost = LOST_NOT;
-	}
-	set->last_id += flying;
-	if (before)
-		set->q->keep = set->keeps;
-	if (UNLIKELY(set->config.guard))
-		for (unsigned int i = 0; i < flying; i++)
-			transfer_guard(which[i], true);
+	for (unsigned int i = 0; i < flying; i++)
+		again |= fly(which[i], set->last_id + 1 + i);
+	flown(set, which, flying, again);
 	for (unsigned int i = flying; UNLIKELY(i < n); i++)
 		which[i]->state = TRANSFER_READY;
 	return added;
+}
+
+/* Transfers to be sent that are one element each. */
+struct sending {
+	struct virtq_transfer *const *next;
+	struct virtq_transfers *set;
+	uint64_t id, again;
+	void *token;			/* of the last one */
+};
+
+/* What is in flight is not READY, so one that is named twice is found out. */
+ALWAYS_INLINE bool next_sent(void *of, struct single *single)
+{
+	struct sending *s = of;
+	struct virtq_transfer *t = *s->next;
+
+	VIRTQ_ASSERT(t->set == s->set && t->state != TRANSFER_FREE);
+	if (UNLIKELY(t->state != TRANSFER_READY || t->kept ||
+		     t->shape.segs_readable + t->shape.segs_writable != 1))
+		return false;
+	single->addr = t->segs[0].addr;
+	single->len = t->segs[0].len;
+	single->writable = t->shape.segs_writable;
+	single->token = &s->token;
+	s->token = t;
+	s->next++;
+	s->again |= fly(t, ++s->id);
+	return true;
+}
+
+/* The fast way. Stops before everything else. The queue is not dead. Return: how many. */
+ALWAYS_INLINE int send_singles(struct virtq_transfers *set, struct virtq_transfer *const *which,
+			       unsigned int count, const enum ring_layout layout)
+{
+	struct sending s = { .next = which, .set = set, .id = set->last_id };
+	unsigned int n = driver_add_singles(set->q, next_sent, &s, count, layout);
+
+	flown(set, which, n, s.again);
+	return (int)n;
+}
+
+LAYOUT_EACH(send_singles,
+	    (struct virtq_transfers *set, struct virtq_transfer *const *which, unsigned int count),
+	    set, which, count)
+
+static int send_singles_by_layout(struct virtq_transfers *set,
+				  struct virtq_transfer *const *which, unsigned int count)
+{
+	LAYOUT_CALL(set->q->layout, send_singles, set, which, count);
 }
 
 /* Send some from the front of @which, none of whose entries is kept; how many or an error. */
@@ -287,6 +347,18 @@ static int send_kept(struct virtq_transfers *set, struct virtq_transfer *const *
 	return rc;
 }
 
+/* Some from the front of @which, which is not empty, by the way that goes for the first. */
+ALWAYS_INLINE int send_some(struct virtq_transfers *set, struct virtq_transfer *const *which,
+			    unsigned int count)
+{
+	int n;
+
+	if (which[0]->kept)
+		return send_kept(set, which, count);
+	n = LIKELY(!set->q->dead) ? send_singles_by_layout(set, which, count) : 0;
+	return LIKELY(n) ? n : send_fresh(set, which, count);
+}
+
 /*
  * The ring is full, or looks so: take what is used, then let go of entries kept
  * for transfers that nobody may want to send. Returns whether there is more room.
@@ -323,8 +395,7 @@ ALWAYS_INLINE int stage(struct virtq_transfers *set, struct virtq_transfer *cons
 	if (UNLIKELY(set->closed))
 		return -ESHUTDOWN;
 	while (staged < count) {
-		rc = which[staged]->kept ? send_kept(set, which + staged, count - staged) :
-					   send_fresh(set, which + staged, count - staged);
+		rc = send_some(set, which + staged, count - staged);
 		if (LIKELY(rc > 0))
 			staged += (unsigned int)rc;
 		else if (rc != -ENOSPC || !make_room(set, which[staged]))
