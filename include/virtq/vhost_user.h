@@ -126,6 +126,32 @@ VIRTQ_API int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *serv
  */
 VIRTQ_API void virtq_vhost_user_server_config_changed(struct virtq_vhost_user_server *server);
 
+/**
+ * virtq_vhost_user_server_pause - bring the client's queues to a standstill
+ * virtq_vhost_user_server_resume - let them go on
+ *
+ * As virtq_engine_pause() and virtq_engine_resume() of all queues at once. Queues
+ * that start meanwhile, of this client or the next, stand still as well. The
+ * client is served otherwise, and can stop them.
+ *
+ * Return: 0; 1 if requests were cancelled because they took too long; -EALREADY,
+ *	-ENOMEM (nothing was done).
+ * Thread: any but the engines', and not from within event(). Waits for what the
+ *	serving thread does for the client at the moment. Since: 0.1
+ */
+VIRTQ_API int virtq_vhost_user_server_pause(struct virtq_vhost_user_server *server);
+VIRTQ_API void virtq_vhost_user_server_resume(struct virtq_vhost_user_server *server);
+
+/**
+ * virtq_vhost_user_server_move - let another engine turn a queue, now and for later clients
+ * @to: any engine; borrowed as those of the config are
+ *
+ * Return: 0, -EINVAL (the device has no such queue), -ENOMEM: it stayed where it is.
+ * Thread: as virtq_vhost_user_server_pause(). Since: 0.1
+ */
+VIRTQ_API int virtq_vhost_user_server_move(struct virtq_vhost_user_server *server,
+					   unsigned int queue, struct virtq_engine *to);
+
 /** virtq_vhost_user_server_destroy - free it, after serve() returned. NULL is fine. */
 VIRTQ_API void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server);
 

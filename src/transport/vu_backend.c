@@ -27,6 +27,7 @@ struct virtq_vhost_user_server {
 	int stop_fd;					/* constant; written by others */
 	struct vuser_counters counters;
 	struct vuser_channel channel;
+	struct vuser_control control;
 	struct pollfd *polls;		/* stop, socket, one per ring */
 };
 
@@ -63,8 +64,13 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 	server->counters.queue = calloc(config->model->queues, sizeof(*server->counters.queue));
 	server->polls = calloc(POLL_RINGS + config->model->queues, sizeof(*server->polls));
 	server->stop_fd = virtq_notify_open();
-	if (!server->counters.queue || !server->polls || server->stop_fd < 0) {
-		rc = server->stop_fd < 0 ? server->stop_fd : -ENOMEM;
+	rc = server->stop_fd < 0 ? server->stop_fd : 0;
+	if (!rc && (!server->counters.queue || !server->polls))
+		rc = -ENOMEM;
+	if (!rc)
+		rc = vuser_control_init(&server->control, config->model->queues, config->engines,
+					config->engine_count);
+	if (rc) {
 		if (server->stop_fd >= 0)
 			close(server->stop_fd);
 		free(server->counters.queue);
@@ -87,6 +93,7 @@ void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server)
 	if (!server)
 		return;
 	vuser_channel_fini(&server->channel);
+	vuser_control_fini(&server->control);
 	pthread_mutex_destroy(&server->counters.lock);
 	close(server->stop_fd);
 	free(server->counters.queue);
@@ -122,6 +129,16 @@ int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *server, unsign
 void virtq_vhost_user_server_config_changed(struct virtq_vhost_user_server *server)
 {
 	vuser_channel_tell(&server->channel);
+}
+
+struct vuser_control *vuser_server_control(struct virtq_vhost_user_server *server)
+{
+	return &server->control;
+}
+
+unsigned int vuser_server_queues(const struct virtq_vhost_user_server *server)
+{
+	return server->config.model->queues;
 }
 
 /* Wait; a pollfd of -1 means: not this one. 0 or -errno. */
@@ -163,6 +180,39 @@ static bool client_speaks(struct virtq_vhost_user_server *server, int fd)
 	       recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
+/* From here on other threads find its queues. */
+static void show_session(struct virtq_vhost_user_server *server, struct vuser_session *s)
+{
+	pthread_mutex_lock(&server->control.lock);
+	s->control = &server->control;
+	server->control.session = s;
+	pthread_mutex_unlock(&server->control.lock);
+}
+
+static void halt_session(struct virtq_vhost_user_server *server, struct vuser_session *s)
+{
+	pthread_mutex_lock(&server->control.lock);
+	vuser_session_halt(s);
+	server->control.session = NULL;
+	pthread_mutex_unlock(&server->control.lock);
+}
+
+/* What poll_session() has found. */
+static int serve_session(struct virtq_vhost_user_server *server, struct vuser_session *s,
+			 struct virtq_error *err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&server->control.lock);
+	for (unsigned int i = 0; i < s->vring_count; i++)
+		if (server->polls[POLL_RINGS + i].revents)
+			vuser_vring_broke(s, i);
+	if (server->polls[POLL_SOCKET].revents)
+		rc = vuser_session_serve(s, err);
+	pthread_mutex_unlock(&server->control.lock);
+	return rc;
+}
+
 /* Serve one client, whose socket is taken, until it goes, is sent away, or we stop. */
 static void serve_client(struct virtq_vhost_user_server *server, int fd)
 {
@@ -176,6 +226,7 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 		close(fd);
 		return;
 	}
+	show_session(server, s);
 	vuser_session_event(s, VIRTQ_VU_CONNECTED, -1, "a client connected");
 	do {
 		rc = poll_session(server, s);
@@ -185,15 +236,11 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 		}
 		if (stop_asked(server))
 			break;
-		for (unsigned int i = 0; i < s->vring_count; i++)
-			if (server->polls[POLL_RINGS + i].revents)
-				vuser_vring_broke(s, i);
-		if (server->polls[POLL_SOCKET].revents)
-			rc = vuser_session_serve(s, &err);
+		rc = serve_session(server, s, &err);
 	} while (!rc);
 
 	/* Stop the rings first: what is told now is over. */
-	vuser_session_halt(s);
+	halt_session(server, s);
 	if (rc == -EPIPE || rc == -ECONNRESET)
 		vuser_session_event(s, VIRTQ_VU_DISCONNECTED, -1, "the client disconnected");
 	else if (rc)

@@ -4,7 +4,8 @@
  * the states of its rings.
  *
  * Thread: all of it belongs to the thread in virtq_vhost_user_serve(). Only the
- * counters and the channel are others' business, too, under their locks.
+ * counters and the channel are others' business, too, under their locks, and the
+ * queues under that of the control.
  */
 #ifndef VIRTQ_TRANSPORT_VU_SESSION_H
 #define VIRTQ_TRANSPORT_VU_SESSION_H
@@ -14,6 +15,7 @@
 #include <virtq/vhost_user.h>
 
 #include "transport/vu_channel.h"
+#include "transport/vu_control.h"
 #include "transport/vu_memory.h"
 #include "transport/vu_sock.h"
 
@@ -63,6 +65,7 @@ struct vuser_session {
 	const struct virtq_vhost_user_server_config *config;
 	struct vuser_counters *counters;
 	struct vuser_channel *channel;	/* the server's */
+	struct vuser_control *control;	/* the server's; NULL if there is nobody to pause or move */
 	uint64_t offered;		/* what GET_FEATURES answers */
 	int fd;
 	bool features_known;		/* SET_FEATURES came */
@@ -74,6 +77,11 @@ struct vuser_session {
 	unsigned int vring_count;
 	struct vuser_vring *vrings;
 };
+
+/* ---- vu_backend.c ---- */
+
+struct vuser_control *vuser_server_control(struct virtq_vhost_user_server *server);
+unsigned int vuser_server_queues(const struct virtq_vhost_user_server *server);
 
 /* ---- vu_session.c ---- */
 

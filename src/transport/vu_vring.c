@@ -81,7 +81,23 @@ static void put_fd(int *fd)
 
 static struct virtq_engine *engine_of(const struct vuser_session *s, unsigned int i)
 {
-	return s->config->engines[i % s->config->engine_count];
+	return s->control ? s->control->home[i] :
+	       s->config->engines[i % s->config->engine_count];
+}
+
+/* A queue that starts while all are paused stands still until they are resumed. */
+static int pause_if_all_are(const struct vuser_session *s, struct virtq_engine_queue *queue,
+			    const struct vuser_vring *v)
+{
+	int rc;
+
+	if (!s->control || !s->control->paused)
+		return 0;
+	rc = virtq_engine_pause(&queue, 1, NULL);
+	if (rc < 0)
+		return rc;
+	virtq_engine_queue_enable(queue, v->enabled);
+	return 0;
 }
 
 /* Hand @device to its engine, with descriptors of the engine's own. */
@@ -90,7 +106,8 @@ static int add_to_engine(struct vuser_session *s, unsigned int i, struct virtq_d
 {
 	struct vuser_vring *v = &s->vrings[i];
 	struct virtq_engine_queue_config config = {
-		.model = s->config->model, .ring = device, .enabled = v->enabled,
+		.model = s->config->model, .ring = device,
+		.enabled = v->enabled && !(s->control && s->control->paused),
 		.kick_fd = -1, .call_fd = -1, .err_fd = -1,
 	};
 	struct virtq_engine_queue *queue;
@@ -104,6 +121,14 @@ static int add_to_engine(struct vuser_session *s, unsigned int i, struct virtq_d
 		rc = duplicate(v->call_fd, &config.call_fd);
 	if (!rc)
 		rc = virtq_engine_add(engine_of(s, i), &config, &queue);
+	if (!rc) {
+		rc = pause_if_all_are(s, queue, v);
+		if (rc) {
+			virtq_engine_remove(queue);	/* with the descriptors it was given */
+			put_fd(&v->broken_fd);
+			return error_set_errno(err, rc, "queue %u cannot be paused", i);
+		}
+	}
 	if (rc) {
 		put_fd(&config.kick_fd);
 		put_fd(&config.call_fd);
