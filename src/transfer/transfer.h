@@ -168,12 +168,13 @@ int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *pi
 /* transfer.c */
 /* Close, or open, the whole pages in the pieces of @t. */
 void transfer_guard(const struct virtq_transfer *t, bool closed);
-/* Show the device what was staged, and kick if it wants that. */
-void transfers_publish(struct virtq_transfers *set);
 /* Call the release functions that are due. Handles and lists may be others afterwards. */
 void transfers_release(struct virtq_transfers *set);
 /* End a READY one: free it, and call its release function. */
 void transfer_release(struct virtq_transfer *t);
+
+/* transfer_send.c: show the device what was staged, and kick if it wants that. */
+void transfers_publish(struct virtq_transfers *set);
 
 /* transfer_back.c */
 /* Take what is used; -EBADMSG, -ESHUTDOWN of the driver end, else 0. Calls nobody. */
