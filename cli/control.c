@@ -32,6 +32,7 @@ struct control {
 	int fd, stop_fd;
 	control_answer *answer;
 	void *arg;
+	bool running;
 	pthread_t thread;
 };
 
@@ -216,8 +217,6 @@ int control_open(struct control **out, control_answer *answer, void *arg,
 	else if (c->fd < 0 || bind(c->fd, (const struct sockaddr *)&addr, len) < 0 ||
 		 listen(c->fd, 16) < 0)
 		rc = -errno;
-	if (!rc)
-		rc = -pthread_create(&c->thread, NULL, control_run, c);
 	if (!rc) {
 		*out = c;
 		return 0;
@@ -230,12 +229,23 @@ int control_open(struct control **out, control_answer *answer, void *arg,
 	return report_into_errno(err, rc, "cannot make a control socket");
 }
 
+int control_start(struct control *c, struct virtq_error *err)
+{
+	int rc = pthread_create(&c->thread, NULL, control_run, c);
+
+	if (rc)
+		return report_into_errno(err, -rc, "cannot start a thread for a control socket");
+	c->running = true;
+	return 0;
+}
+
 void control_close(struct control *c)
 {
 	if (!c)
 		return;
 	virtq_notify_send(c->stop_fd);
-	pthread_join(c->thread, NULL);
+	if (c->running)
+		pthread_join(c->thread, NULL);
 	close(c->fd);
 	close(c->stop_fd);
 	free(c);

@@ -21,8 +21,10 @@ struct control;
  */
 typedef void control_answer(void *arg, const char *request, FILE *out);
 
+/* From here on others may ask; who does waits until answers are given. */
 int control_open(struct control **out, control_answer *answer, void *arg,
 		 struct virtq_error *err);
+int control_start(struct control *c, struct virtq_error *err);
 
 /* After it returns nothing is answered any more. NULL is fine. */
 void control_close(struct control *c);

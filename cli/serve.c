@@ -31,7 +31,7 @@ struct serve {
 	struct serve_disk *disk;
 	unsigned int disks;		/* begun to be opened */
 	struct control *control;
-	int ended_fd;			/* a disk has ended */
+	int ended_fd;			/* a disk has ended, or an engine failed */
 	int signal_fd;
 };
 
@@ -135,13 +135,25 @@ static int serve_hold_signals(struct serve *s, struct virtq_error *err)
 	return s->signal_fd < 0 ? report_into_errno(err, -errno, "cannot wait for signals") : 0;
 }
 
+/* On that engine's thread: it is looked at in serve_wait(). */
+static void serve_on_engine_failed(void *arg, struct virtq_engine *engine, int error)
+{
+	struct serve *s = arg;
+
+	(void)engine, (void)error;
+	virtq_notify_send(s->ended_fd);
+}
+
 static int serve_open_engines(struct serve *s, unsigned int queues, struct virtq_error *err)
 {
 	const struct serve_options *o = s->options;
+	struct virtq_engine_config config = o->engine;
 	unsigned int threads = o->threads < queues ? o->threads : queues;
 
+	config.failed = serve_on_engine_failed;
+	config.failed_arg = s;
 	for (; s->engines < threads; s->engines++) {
-		int rc = virtq_engine_create(&s->engine[s->engines], &o->engine, err);
+		int rc = virtq_engine_create(&s->engine[s->engines], &config, err);
 
 		if (rc < 0)
 			return rc;
@@ -170,6 +182,16 @@ static int serve_open_disks(struct serve *s, struct virtq_error *err)
 	return 0;
 }
 
+/* The server goes on without one: it is not what it is for. */
+static void serve_open_control(struct serve *s)
+{
+	struct virtq_error err = { 0 };
+
+	if (control_open(&s->control, serve_answer, s, &err) < 0)
+		report_note("'virtq stats' and 'virtq resize' cannot ask this server: %s",
+			    err.text);
+}
+
 static int serve_open(struct serve *s, struct virtq_error *err)
 {
 	const struct serve_list *list = &s->options->list;
@@ -195,10 +217,12 @@ static int serve_open(struct serve *s, struct virtq_error *err)
 	rc = serve_open_engines(s, queues, err);
 	if (rc < 0)
 		return rc;
+	serve_open_control(s);
+	/* The sockets come last: who sees them finds everything behind them ready. */
 	rc = serve_open_disks(s, err);
 	for (i = 0; i < s->disks && rc == 0; i++)
 		rc = serve_disk_start(&s->disk[i], s->ended_fd, err);
-	return rc;
+	return rc < 0 || !s->control ? rc : control_start(s->control, err);
 }
 
 /* True if nothing had failed. */
@@ -259,6 +283,23 @@ static bool serve_all_ended(struct serve *s)
 	return true;
 }
 
+/* What it served is lost to its drivers, and nobody else would notice. */
+static bool serve_any_engine_failed(struct serve *s)
+{
+	unsigned int i;
+
+	for (i = 0; i < s->engines; i++) {
+		int rc = virtq_engine_error(s->engine[i]);
+
+		if (!rc)
+			continue;
+		report_failure("thread %u of %u that serve queues cannot go on, so the server ends: %s",
+			       i + 1, s->engines, strerror(-rc));
+		return true;
+	}
+	return false;
+}
+
 static int64_t serve_now_ms(void)
 {
 	struct timespec now;
@@ -267,13 +308,14 @@ static int64_t serve_now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Until a signal comes, or no disk is left. */
-static void serve_wait(struct serve *s)
+/* Until a signal comes, no disk is left, or an engine fails: false. */
+static bool serve_wait(struct serve *s)
 {
 	const int64_t period_ms = (int64_t)s->options->stats_s * 1000;
 	int64_t due_ms = serve_now_ms() + period_ms;
 	struct pollfd polls[2] = { { s->signal_fd, POLLIN, 0 }, { s->ended_fd, POLLIN, 0 } };
 	struct stats before = { 0 };
+	bool good = true;
 
 	if (period_ms)
 		serve_stats(s, &before);
@@ -293,21 +335,20 @@ static void serve_wait(struct serve *s)
 			break;
 		if (n > 0 && polls[1].revents) {
 			virtq_notify_clear(s->ended_fd);
-			if (serve_all_ended(s))
+			good = !serve_any_engine_failed(s);
+			if (!good || serve_all_ended(s))
 				break;
 		}
 	}
 	stats_free(&before);
+	return good;
 }
 
-/* The server goes on without one: it is not what it is for. */
-static void serve_open_control(struct serve *s)
+/* The others of --use show only when there is memory to be registered. */
+static void serve_note_uses(const struct serve *s)
 {
-	struct virtq_error err = { 0 };
-
-	if (control_open(&s->control, serve_answer, s, &err) < 0)
-		report_note("'virtq stats' and 'virtq resize' cannot ask this server: %s",
-			    err.text);
+	if (s->options->engine.demand & ~virtq_engine_uses(s->engine[0]) & VIRTQ_USE_SQPOLL)
+		report_note("sqpoll is not to be had here, and is done without");
 }
 
 static int serve_run(const struct serve_options *o)
@@ -316,15 +357,16 @@ static int serve_run(const struct serve_options *o)
 	struct virtq_error err = { 0 };
 	int status = REPORT_OK;
 	unsigned int i;
+	bool good;
 
 	if (serve_hold_signals(&s, &err) < 0 || serve_open(&s, &err) < 0) {
 		status = report_failure("%s", err.text);
 	} else {
-		serve_open_control(&s);
 		for (i = 0; i < s.disks && !o->quiet; i++)
 			serve_disk_announce(&s.disk[i], s.engines);
-		serve_wait(&s);
-		if (!serve_stop(&s))
+		serve_note_uses(&s);
+		good = serve_wait(&s);
+		if (!serve_stop(&s) || !good)
 			status = REPORT_FAILURE;
 		for (i = 0; i < s.disks && !o->quiet; i++)
 			serve_disk_summarize(&s.disk[i]);

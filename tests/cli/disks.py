@@ -75,7 +75,14 @@ def test_every_engine_setting_serves_the_same():
     make_image("i", 4 * MIB, seed=5)
     want = digest("i")
     for words in (["--engine", "sync"], ["--engine", "auto"], ["--direct"],
-                  ["--spin", 0], ["--spin", 200],
+                  ["--spin", 0], ["--spin", 200], ["--spin", "off"], ["--spin", "auto"],
+                  ["--spin", "always"], ["--coalesce", "8,100"],
+                  ["--coalesce", "2,1", "--engine", "sync"], ["--use", "buffers"],
+                  ["--use", "sqpoll,buffers"],
+                  ["--forbid", "files,links,ring-fd"],
+                  ["--forbid", "sqpoll,buffers,files,links,ring-fd,single-issuer,"
+                               "defer-taskrun,multishot"],
+                  ["--write-through", "--direct"],
                   ["--queues", 4, "--threads", 2], ["--queue-size", 128, "--layout", "split"]):
         with Server("i", *words) as server:
             good("copy", server.url, "o")

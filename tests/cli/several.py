@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Several disks in one process: by --disk, by a file of settings, and what is wrong with these."""
+import ctypes
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 
-from rig import (MIB, VIRTQ, Server, cases_of, check, digest, good, make_image, refused,
-                 run_cases, wait_until)
+from rig import (MIB, VIRTQ, Server, Skip, cases_of, check, digest, good, make_image, refused,
+                 run_cases, virtq, wait_until)
 
 
 def settings(text, name="conf"):
@@ -193,6 +195,43 @@ def test_signal_ends_all_in_the_middle_of_copies():
         check(server.stop(signal.SIGTERM) == 0, server.said())
         check(all(p.wait(timeout=60) == 1 for p in running), "a copy did not notice")
         check(not os.path.exists("a.s") and not os.path.exists("c.s"))
+
+
+def refuse_large_batches():
+    """From here on the kernel refuses io_uring_enter() with more than 8 entries."""
+    statement = struct.Struct("HBBI")
+    program = b"".join(statement.pack(*s) for s in (
+        (0x20, 0, 0, 0),            # load the number of the system call
+        (0x15, 0, 3, 426),          # io_uring_enter, on every architecture; else allow
+        (0x20, 0, 0, 16 + 8),       # load how many are to be submitted
+        (0x25, 0, 1, 8),            # more than 8; else allow
+        (0x06, 0, 0, 0x00050001),   # fail with EPERM
+        (0x06, 0, 0, 0x7fff0000)))  # allow
+    code = ctypes.create_string_buffer(program)
+
+    class Program(ctypes.Structure):
+        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    what = Program(len(program) // statement.size, ctypes.addressof(code))
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(what), 0, 0):
+        os._exit(99)
+
+
+def test_engine_that_cannot_go_on_ends_the_server():
+    make_image("i", 8 * MIB, seed=58, holes=False)
+    make_image("new", 8 * MIB, seed=59, holes=False)
+    with Server("i", "--spin", "off", preexec_fn=refuse_large_batches) as server:
+        wait_until("the first line", lambda: "serving i" in server.said())
+        if "engine uring" not in server.said():
+            raise Skip("there is no io_uring here")
+        result = virtq("copy", "--depth", 256, "--block-size", "4K", "new", server.url)
+        check(server.process.wait(timeout=20) == 1, server.said())
+        check("thread 1 of 1 that serve queues cannot go on, so the server ends: "
+              "Operation not permitted" in server.said(), server.said())
+        check(result.status == 1 and result.err.count("\n") == 1, result.err)
+        check(not os.path.exists(server.socket))
+        server.status = 1
 
 
 def test_disks_share_the_threads():

@@ -10,6 +10,9 @@ import sys
 from rig import VIRTQ, Server, Skip, cases_of, check, good, make_image, refused, run_cases, virtq
 
 
+COMMANDS = "serve", "probe", "copy", "stats", "resize"
+
+
 def test_alone_it_prints_short_help_and_exits_2():
     result = virtq()
     check(result.status == 2 and result.out == "" and result.err.startswith("Usage: virtq"))
@@ -18,7 +21,7 @@ def test_alone_it_prints_short_help_and_exits_2():
 def test_help_and_version():
     check(good("--version").out.startswith("virtq 0."))
     check("Examples:" in good("--help").out and good("help").out == good("--help").out)
-    for command in "serve", "probe", "copy":
+    for command in COMMANDS:
         text = good("help", command).out
         check("Examples:" in text and "Exit status:" in text, command, text)
         check(good(command, "--help").out == text and good(command, "-h").out == text)
@@ -26,7 +29,7 @@ def test_help_and_version():
 
 
 def test_help_fits_80_columns():
-    for command in "serve", "probe", "copy":
+    for command in COMMANDS:
         for line in good("help", command).out.splitlines():
             check(len(line) <= 80, command, len(line), line)
 
@@ -54,7 +57,6 @@ def test_serve_options_that_make_no_sense():
     bad("no option -x", *place, "-x")
     bad("no option -x", *place, "-xh")
     bad("'extra' is one word too many", *place, "extra")
-    bad("--image needs a value", "--socket-path", "s", "--image")
     bad("--read-only takes no value", *place, "--read-only=yes")
     bad("more than one", *place, "--queue", 1)
     bad("1 to 256", *place, "--queues", 0)
@@ -72,6 +74,17 @@ def test_serve_options_that_make_no_sense():
     bad("auto, uring or sync", *place, "--engine", "steam")
     bad("1 to 64", *place, "--threads", 65)
     bad("0 to 1000000", *place, "--spin", "1G")
+    bad("--spin is off, auto, always or a number of microseconds", *place, "--spin", "often")
+    bad("whole number", *place, "--spin", "1us")
+    bad("--use knows no 'files'", *place, "--use", "files")
+    bad("--use knows no ''", *place, "--use", "")
+    bad("--forbid knows no 'steam'", *place, "--forbid", "files,steam,links")
+    bad("--coalesce is COUNT,MICROSECONDS", *place, "--coalesce", "8")
+    bad("--coalesce is 1 to 32768", *place, "--coalesce", "0,8")
+    bad("--coalesce wants a whole number", *place, "--coalesce", "8,")
+    bad("--coalesce is 1 to 1000000", *place, "--coalesce", "8,2M")
+    bad("--image needs a value", *place, "--image")
+    bad("--config needs a value", "--config")
     bad("any, split or packed", *place, "--layout", "auto")
     bad("whole number", "--image", "i", "--fd", "three")
 
