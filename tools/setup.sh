@@ -13,7 +13,7 @@ build='gcc libc6-dev make meson ninja-build pkg-config python3
        liburing-dev libcmocka-dev libnbd-dev scdoc'
 check="$build clang libclang-rt-14-dev g++
        qemu-system-x86 qemu-system-common qemu-utils qemu-block-extra
-       busybox-static e2fsprogs kmod cpio gzip spin fio nbdkit"
+       busybox-static e2fsprogs kmod cpio gzip spin fio nbdkit systemtap-sdt-dev binutils"
 cross="$build qemu-user apt
        gcc-s390x-linux-gnu libc6-dev-s390x-cross
        gcc-arm-linux-gnueabihf libc6-dev-armhf-cross

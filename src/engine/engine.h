@@ -65,6 +65,7 @@ struct engine_slot {
 	int64_t result;			/* of the last piece, or of a held request */
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
 	uint32_t retries;
+	uint8_t chances;		/* see out_of_chances() */
 	bool performing;		/* has an operation, in the kernel or about to be */
 	bool held;
 	bool ended;			/* completed while held; by the queue's lock */
@@ -127,8 +128,10 @@ struct virtq_engine_queue {
 	bool owes_call;			/* asked for by the driver, put off */
 	uint64_t published;		/* of stats.requests, with the last publication */
 	uint64_t owed_from;		/* and before the one that the call is owed for */
+	uint32_t fruitless;		/* kicks since the ring had something */
 	uint64_t coalesce;		/* count << 32 | us; any thread writes it, shm_word_*() */
 	struct engine_timer call_timer;
+	struct engine_timer kick_timer;	/* until it is watched again, after many fruitless ones */
 
 	struct engine_msg *ending;	/* the message that waits for nothing to be in flight */
 	struct engine_timer deadline;	/* of QUEUE_DRAINS, or of a new map in QUEUE_TURNS */
@@ -345,7 +348,7 @@ void queue_publish(struct virtq_engine_queue *q);
 /* The queues have changed, or which of them take requests: divide the credits anew. */
 void queues_share_credits(struct virtq_engine *e);
 /* What is in flight goes on; nothing new is taken. For queues that are not broken already. */
-void queue_break(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value);
+void queue_mark_broken(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value);
 /* A peer has taken away memory: break the queue if it was its own. */
 void queue_check_memory(struct virtq_engine_queue *q);
 /* Let other threads see the counters. */
@@ -369,6 +372,8 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 void queue_finish(struct engine_slot *slot);
 /* Station 4 for held requests that have ended. Returns true if there were any. */
 bool queue_finish_held(struct virtq_engine_queue *q);
+/* What models begin from now on does not lead to an end: not for ever, then. */
+void queue_give_chances(struct virtq_engine_queue *q);
 /* End everything that is in flight, as soon as it can be. */
 void queue_cancel(struct virtq_engine_queue *q);
 /* Stop the clocks of what waits for them, and go on with all that at another engine. */

@@ -65,7 +65,8 @@ void engine_give_up(struct virtq_engine *e)
 		let_go(e);
 	shm_word_write(&e->error, (uint64_t)-e->failed);
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
-		queue_break(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
+		queue_mark_broken(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
+		queue_give_chances(q);
 		/* The last calls may not have got out. */
 		if (q->fds[VIRTQ_FD_CALL] >= 0 && !q->forget)
 			queue_call(q);

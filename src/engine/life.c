@@ -96,7 +96,7 @@ static void arrive(struct virtq_engine *e, struct virtq_engine_queue *q)
 	q->phase = q->phase_before;
 	enter(e, q);	/* counts what it uses of the shared credits */
 	if (UNLIKELY(e->failed))	/* since it promised */
-		queue_break(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
+		queue_mark_broken(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
 	/* A signal may have been on its way when the other engine let go of the fd. */
 	for (int which = VIRTQ_FD_CALL; which <= VIRTQ_FD_ERR; which++)
 		if (q->fds[which] >= 0 && (which == VIRTQ_FD_CALL || q->broken))
@@ -163,6 +163,7 @@ static void leave(struct virtq_engine *e, struct virtq_engine_queue *q)
 			e->io->release(e, q, (enum virtq_engine_fd)which);
 	queue_take_timers(q);
 	queue_forget_call(q);	/* the other engine calls once */
+	timer_clear(&q->kick_timer);
 	/* The other engine looks at the ring at once, and at the kick fd anew. */
 	q->armed = q->disarmed = false;
 	q->kicked = false;

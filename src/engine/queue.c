@@ -15,6 +15,7 @@
 
 #include <virtq/notify.h>
 
+#include "base/probe.h"
 #include "base/shm.h"
 #include "mem/map.h"
 #include "ring/device.h"
@@ -126,6 +127,7 @@ static void push_done(struct virtq_engine_queue *q)
 /* The loan of @req ends here; the driver sees it at the next publication. */
 void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 {
+	PROBE_PUSH(req);
 	if (UNLIKELY(q->forget))
 		return;
 	q->stats.requests++;
@@ -264,7 +266,7 @@ static void break_queue(struct virtq_engine_queue *q)
 		q->engine->io->signal(q->engine, q, VIRTQ_FD_ERR);
 }
 
-void queue_break(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value)
+void queue_mark_broken(struct virtq_engine_queue *q, enum virtq_fault_code code, uint64_t value)
 {
 	if (q->broken)
 		return;
@@ -275,7 +277,7 @@ void queue_break(struct virtq_engine_queue *q, enum virtq_fault_code code, uint6
 void queue_check_memory(struct virtq_engine_queue *q)
 {
 	if (map_lost(device_map(q->ring)))
-		queue_break(q, VIRTQ_FAULT_RING_MEMORY, 0);
+		queue_mark_broken(q, VIRTQ_FAULT_RING_MEMORY, 0);
 }
 
 bool queue_serve(struct virtq_engine_queue *q)
@@ -304,6 +306,14 @@ bool queue_serve(struct virtq_engine_queue *q)
 		q->blocked = q->in_flight > 0;
 		return !q->blocked;
 	}
+	if (n == -EAGAIN) {
+		/*
+		 * An address that the IOTLB does not know yet. Whoever translates
+		 * pauses the queue for the update, for the table is the engine's.
+		 */
+		q->blocked = true;
+		return false;
+	}
 	if (n < 0) {
 		break_queue(q);
 		return false;
@@ -313,6 +323,7 @@ bool queue_serve(struct virtq_engine_queue *q)
 		q->armed = false;
 		q->disarmed = true;
 	}
+	q->fruitless = 0;
 	now = engine_now(q->engine);
 	for (int i = 0; i < n; i++)
 		request_start(q, reqs[i], now);
@@ -334,6 +345,7 @@ void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up)
 {
 	if (readable) {
 		q->kicked = true;
+		q->fruitless++;
 		q->stats.kicks++;
 		q->stats_changed = true;
 	}
@@ -351,6 +363,10 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 		close(old);
 	}
 	q->fds[which] = fd;
+	if (which == VIRTQ_FD_KICK) {
+		timer_clear(&q->kick_timer);
+		q->fruitless = 0;
+	}
 	if (which == VIRTQ_FD_CALL)
 		queue_forget_call(q);	/* the new one is signalled below */
 	if (which == VIRTQ_FD_KICK) {

@@ -9,13 +9,14 @@
 
 #include <errno.h>
 
+#include "base/probe.h"
 #include "base/shm.h"
 #include "ring/device.h"
 
 /* Before an operation is tried again: doubled each time, up to the longest. Two seconds in all. */
 #define RETRY_PAUSE_NS 40000u
 #define RETRY_PAUSE_MAX_NS 20000000u
-
+#define CHANCES 16u	/* to begin something new with a request that shall end */
 
 /* ---- Station 3: what the model decided ---------------------------------- */
 
@@ -50,6 +51,7 @@ static void perform(struct virtq_engine_queue *q, struct engine_slot *slot)
 		q->later = slot;
 		return;
 	}
+	PROBE_PERFORM(slot->req, &slot->op);
 	q->out++;
 	q->engine->io->perform(q->engine, slot);
 }
@@ -92,10 +94,39 @@ static void hold(struct virtq_engine_queue *q, struct engine_slot *slot)
 		q->model->ops->cancel(q->model, slot->req);
 }
 
+/*
+ * The request shall end and the model begins something new with it again and again:
+ * then it ends without the model. The driver finds nothing written.
+ */
+static bool out_of_chances(const struct virtq_engine_queue *q, struct engine_slot *slot,
+			   enum virtq_verdict verdict)
+{
+	bool ends = q->phase == QUEUE_CANCELS || (q->engine->failed && verdict == VIRTQ_SUBMIT);
+
+	if (LIKELY(!ends) || (verdict != VIRTQ_SUBMIT && verdict != VIRTQ_HOLD))
+		return false;
+	if (slot->chances) {
+		slot->chances--;
+		return false;
+	}
+	slot->req->written = 0;
+	return true;
+}
+
+void queue_give_chances(struct virtq_engine_queue *q)
+{
+	uint32_t size = virtq_device_ring(q->ring)->size;
+
+	for (uint32_t i = 0; i < size; i++)
+		q->slots[i].chances = CHANCES;
+}
+
 /* Act on what the model decided. */
 static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		   enum virtq_verdict verdict)
 {
+	if (out_of_chances(q, slot, verdict))
+		verdict = VIRTQ_DONE;
 	/* Counted first: an operation may have completed when perform() returns. */
 	set_performing(q, slot, verdict == VIRTQ_SUBMIT);
 	switch (verdict) {
@@ -119,12 +150,16 @@ static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t now_ns)
 {
 	struct engine_slot *slot = &q->slots[req->slot];
+	enum virtq_verdict verdict;
 
 	slot->req = req;
 	slot->popped_ns = now_ns;
 	slot->op = (struct virtq_op){ 0 };
 	q->in_flight++;
-	follow(q, slot, q->model->ops->start(q->model, req, &slot->op));
+	PROBE_POP(req);
+	verdict = q->model->ops->start(q->model, req, &slot->op);
+	PROBE_START(req, verdict);
+	follow(q, slot, verdict);
 }
 
 /* ---- Station 4 ---------------------------------------------------------- */
@@ -250,6 +285,7 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 		q->cancelled++;
 		q->stats.cancelled++;
 	}
+	PROBE_FINISH(slot->req, result);
 	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
 }
 
@@ -311,6 +347,7 @@ void queue_cancel(struct virtq_engine_queue *q)
 	uint32_t size = virtq_device_ring(q->ring)->size;
 
 	q->phase = QUEUE_CANCELS;
+	queue_give_chances(q);
 	q->engine->io->cancel(q->engine, q);
 	for (uint32_t i = 0; i < size; i++) {
 		struct engine_slot *slot = &q->slots[i];

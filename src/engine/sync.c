@@ -204,7 +204,9 @@ static void sync_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 	}
 	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0)
 		return;
-	if (watch_fd(e, q->fds[VIRTQ_FD_KICK], EPOLLIN | EPOLLRDHUP, (uintptr_t)q) == 0)
+	/* On each signal, not as long as there is one: it may be a file that is never empty. */
+	if (watch_fd(e, q->fds[VIRTQ_FD_KICK], EPOLLIN | EPOLLRDHUP | EPOLLET,
+		     (uintptr_t)q) == 0)
 		q->aux[AUX_POLL].generation = 1;
 }
 

@@ -24,6 +24,8 @@
 #define SPANS_MAX 1024u			/* the kernel's UIO_MAXIOV */
 #define PIECE_MAX 0x7ffff000u		/* the kernel's MAX_RW_COUNT */
 #define COMPLETIONS_MIN 4096u
+#define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
+#define FRUITLESS_PAUSE_NS 1000000u
 #define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
 
 _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
@@ -415,6 +417,12 @@ static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
 }
 
+static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
+{
+	(void)e;
+	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
+}
+
 static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	struct io_uring_sqe *sqe;
@@ -425,6 +433,12 @@ static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 		uring_signal(e, q, VIRTQ_FD_ERR);
 	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0 || q->kick_dead)
 		return;
+	if (UNLIKELY(!e->uring->multishot && q->fruitless > FRUITLESS_MAX)) {
+		/* Perhaps a file that is readable for ever, of which each poll says so at once. */
+		if (!q->kick_timer.next)
+			timer_set(e, &q->kick_timer, FRUITLESS_PAUSE_NS, watch_again);
+		return;
+	}
 	sqe = get_sqe(e);
 	if (e->uring->multishot)
 		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);

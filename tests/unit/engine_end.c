@@ -191,6 +191,75 @@ static void remove_does_not_wait_for_ever(void **state)
 	virtq_engine_destroy(engine);
 }
 
+/* ---- Models that do not want to end -------------------------------------------- */
+
+struct stubborn {
+	struct virtq_model model;
+	bool holds;
+	int finished;		/* atomic */
+};
+
+static enum virtq_verdict stubborn_again(struct stubborn *s, struct virtq_op *op)
+{
+	/* An hour, and then another one. */
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT, .bytes = 3600000000000u };
+	return s->holds ? VIRTQ_HOLD : VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict stubborn_start(struct virtq_model *model, struct virtq_req *req,
+					 struct virtq_op *op)
+{
+	virtq_req_write(req, "x", 1);
+	return stubborn_again((struct stubborn *)(void *)model, op);
+}
+
+static enum virtq_verdict stubborn_finish(struct virtq_model *model, struct virtq_req *req,
+					  struct virtq_op *op, int64_t result)
+{
+	struct stubborn *s = (struct stubborn *)(void *)model;
+
+	(void)req;
+	(void)result;
+	__atomic_fetch_add(&s->finished, 1, __ATOMIC_SEQ_CST);
+	return stubborn_again(s, op);
+}
+
+static void stubborn_cancel(struct virtq_model *model, struct virtq_req *req)
+{
+	(void)model;
+	virtq_engine_complete(req, -ECANCELED);
+}
+
+static const struct virtq_model_ops stubborn_ops = {
+	.name = "stubborn", .req_bytes = sizeof(struct virtq_req), .start = stubborn_start,
+	.finish = stubborn_finish, .cancel = stubborn_cancel,
+};
+
+/* It has its chances; then the request ends without it, and so does the queue. */
+static void a_model_cannot_keep_a_queue(void **state)
+{
+	const struct setting *s = *state;
+
+	for (unsigned int round = 0; round < 4; round++) {
+		struct stubborn model = { .model = { .ops = &stubborn_ops },
+					  .holds = round & 1 };
+		struct stand st;
+
+		stand_open(&st, s, &model.model);
+		stand_send_holds(&st, 1);
+		usleep(20000);
+		if (round & 2) {
+			st.pair.device = virtq_engine_reset(st.queue);
+			st.queue = NULL;
+		} else {
+			assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 1);
+			assert_int_equal(stand_back(&st), 0);
+		}
+		assert_in_range(model.finished, 2, 100);
+		stand_close(&st);
+	}
+}
+
 /* A reset waits for nothing, gives nothing back, and leaves nothing behind. */
 static void reset_forgets_what_is_in_flight(void **state)
 {
@@ -465,6 +534,7 @@ int main(void)
 		ON(uring_tiny, pause_takes_nothing_and_says_where),
 		ON_ENGINES(many_pause_at_the_same_time),
 		ON_ENGINES(remove_does_not_wait_for_ever),
+		ON_ENGINES(a_model_cannot_keep_a_queue),
 		ON_ENGINES(reset_forgets_what_is_in_flight),
 		ON(uring_split_event, cancelled_operations_are_not_continued),
 		ON(uring_packed, cancelled_operations_are_not_continued),

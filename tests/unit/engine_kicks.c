@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Kicks that mean nothing, that never end, that nobody takes, on engines that hear of
+ * them in different ways; and rings with nothing to be taken for other reasons.
+ */
+#include "stand.h"
+
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <virtq/iotlb.h>
+
+#include "engine/engine.h"
+
+/* How an engine hears of kicks. */
+struct way {
+	enum virtq_engine_kind kind;
+	uint32_t forbid;
+	bool packed;
+};
+
+static const struct way multishot = { VIRTQ_ENGINE_URING, 0, false };
+static const struct way single_shot = { VIRTQ_ENGINE_URING, VIRTQ_USE_MULTISHOT, true };
+static const struct way epoll = { VIRTQ_ENGINE_SYNC, 0, false };
+
+#define ON_WAYS(test) ON(multishot, test), ON(single_shot, test), ON(epoll, test)
+
+static struct virtq_engine *engine_by(const struct way *way)
+{
+	struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
+		.kind = way->kind, .forbid = way->forbid, .spin = VIRTQ_SPIN_OFF });
+
+	if (way->kind == VIRTQ_ENGINE_URING)
+		assert_int_equal(virtq_engine_uses(engine) & VIRTQ_USE_MULTISHOT,
+				 VIRTQ_USE_MULTISHOT & ~way->forbid);
+	return engine;
+}
+
+static void lane_by(struct lane *l, struct virtq_engine *engine, struct disk *disk,
+		    const struct way *way, int kick_fd)
+{
+	disk_open(disk, false, 1);
+	lane_open(l, engine, disk,
+		  &(struct pair_shape){ .packed = way->packed, .event_idx = true, .size = 256 },
+		  kick_fd, new_eventfd());
+}
+
+static void lane_end(struct lane *l, struct virtq_engine *engine, struct disk *disk)
+{
+	lane_close(l);
+	virtq_engine_destroy(engine);
+	disk_close(disk);
+}
+
+/* ---- Kicks --------------------------------------------------------------------- */
+
+static void every_kick_is_heard(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	struct virtq_engine_stats stats;
+	struct disk disk;
+	struct lane l;
+
+	lane_by(&l, engine, &disk, *state, new_eventfd());
+	lane_run(&l, 1, 1000);
+	lane_run(&l, 16, 1000);
+	virtq_engine_queue_stats(l.queue, &stats);
+	assert_int_equal(stats.requests, 2000);
+	assert_true(stats.kicks > 0);
+	assert_idle();
+	lane_end(&l, engine, &disk);
+}
+
+struct storm {
+	int fd;
+	bool quit;		/* atomic */
+};
+
+static void *storm_thread(void *arg)
+{
+	struct storm *s = arg;
+
+	while (!__atomic_load_n(&s->quit, __ATOMIC_ACQUIRE))
+		virtq_notify_send(s->fd);
+	return NULL;
+}
+
+/* A driver that kicks without end is served meanwhile, and costs nothing once it stops. */
+static void a_storm_of_kicks_passes(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	struct storm storm = { .quit = false };
+	struct disk disk;
+	pthread_t thread;
+	struct lane l;
+
+	lane_by(&l, engine, &disk, *state, new_eventfd());
+	storm.fd = l.kick_fd;
+	assert_int_equal(pthread_create(&thread, NULL, storm_thread, &storm), 0);
+	lane_run(&l, 8, 300);
+	usleep(100000);
+	lane_run(&l, 1, 100);
+	__atomic_store_n(&storm.quit, true, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+	usleep(20000);
+	assert_idle();
+	lane_run(&l, 1, 100);
+	lane_end(&l, engine, &disk);
+}
+
+/* Each read of such an eventfd takes one of 2^63 away: it is readable for ever. */
+static void a_kick_that_is_never_drained_does_not_spin(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	int fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
+	const uint64_t many = UINT64_MAX / 2;
+	struct disk disk;
+	struct lane l;
+
+	assert_true(fd >= 0);
+	lane_by(&l, engine, &disk, *state, fd);
+	assert_int_equal(write(fd, &many, sizeof(many)), sizeof(many));
+	usleep(100000);
+	assert_idle();
+	/* And it is a kick like any other. */
+	lane_run(&l, 1, 200);
+	lane_run(&l, 16, 200);
+	usleep(100000);
+	assert_idle();
+	lane_end(&l, engine, &disk);
+}
+
+/* The same of a queue that nobody looks at: paused, or not enabled yet. */
+static void kicks_for_nobody_do_not_spin(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	int fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
+	const uint64_t many = UINT64_MAX / 2;
+	struct disk disk;
+	struct lane l;
+
+	assert_true(fd >= 0);
+	lane_by(&l, engine, &disk, *state, fd);
+	assert_int_equal(virtq_engine_pause(&l.queue, 1, NULL), 0);
+	assert_int_equal(write(fd, &many, sizeof(many)), sizeof(many));
+	usleep(100000);
+	assert_idle();
+	virtq_engine_queue_enable(l.queue, false);
+	virtq_engine_resume(l.queue);
+	lane_fill(&l, 4, 4);
+	usleep(100000);
+	assert_idle();
+	assert_int_equal(lane_reap(&l), 0);
+	virtq_engine_queue_enable(l.queue, true);
+	while (l.done < 4)
+		lane_wait(&l);
+	lane_end(&l, engine, &disk);
+}
+
+/* ---- Credits of queues that somebody else serves ---------------------------------- */
+
+/* Queues without a kick fd that are paused or not enabled: their credits are for the others. */
+static void who_takes_nothing_has_no_share(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	uint32_t all = engine->credits;
+	struct disk disk;
+	struct lane l[3];
+
+	disk_open(&disk, false, 3);
+	for (unsigned int i = 0; i < 3; i++)
+		lane_open(&l[i], engine, &disk, &(struct pair_shape){ .size = 64 },
+			  i ? -1 : new_eventfd(), -1);
+	virtq_engine_queue_enable(l[0].queue, true);	/* a message: what follows is read after it */
+	assert_int_equal(engine->reserve, all / 6);
+	virtq_engine_queue_enable(l[1].queue, false);
+	assert_int_equal(virtq_engine_pause(&l[2].queue, 1, NULL), 0);
+	assert_int_equal(engine->reserve, all);
+	assert_int_equal(engine->shared, 0);
+	assert_idle();		/* nor are they polled */
+	/* One that is resumed gets its own back. */
+	virtq_engine_resume(l[2].queue);
+	assert_int_equal(engine->reserve, all / 4);
+	for (unsigned int i = 0; i < 3; i++)
+		lane_close(&l[i]);
+	virtq_engine_destroy(engine);
+	disk_close(&disk);
+}
+
+/* ---- Addresses that are not known yet ---------------------------------------------- */
+
+static enum virtq_verdict fill_start(struct virtq_model *model, struct virtq_req *req,
+				     struct virtq_op *op)
+{
+	(void)model;
+	(void)op;
+	virtq_req_write(req, "x", 1);
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops fill_ops = {
+	.name = "fill", .req_bytes = sizeof(struct virtq_req), .start = fill_start,
+};
+
+/* What waits for a translation waits in the ring: the queue is not broken, the engine not busy. */
+static void a_miss_is_waited_out(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	struct virtq_model fill = { .ops = &fill_ops };
+	struct virtq_device_config config;
+	struct virtq_completion done;
+	struct virtq_iotlb *tlb;
+	struct chain c = { .readable = 0 };
+	struct stand st = { .queue = NULL };
+
+	assert_int_equal(virtq_iotlb_create(&tlb, 64, NULL), 0);
+	st.kick = new_eventfd();
+	st.call = new_eventfd();
+	pair_open(&st.pair, &(struct pair_shape){ .size = 64 }, &fill, 4096);
+	virtq_device_destroy(st.pair.device);
+	config = (struct virtq_device_config){ .ring = st.pair.ring, .map = st.pair.map,
+					       .iotlb = tlb };
+	assert_int_equal(virtq_device_create(&st.pair.device, &config, NULL), 0);
+	assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &fill, .ring = st.pair.device, .enabled = true,
+				.kick_fd = dup_of(st.kick), .call_fd = dup_of(st.call),
+				.err_fd = -1 }, &st.queue), 0);
+	chain_writable(&c, 0, 1);
+	stand_send(&st, &c);
+	usleep(50000);
+	assert_idle();
+	assert_int_equal(virtq_driver_get(st.pair.driver, &done, 1), 0);
+	assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 0);
+	assert_int_equal(virtq_device_fault(st.pair.device).code, VIRTQ_FAULT_NONE);
+	assert_int_equal(virtq_device_miss(st.pair.device).addr, PAIR_DATA_GPA);
+	assert_int_equal(virtq_iotlb_update(tlb, PAIR_DATA_GPA, 4096, st.pair.data,
+					    VIRTQ_ACCESS_RW), 0);
+	virtq_engine_resume(st.queue);
+	assert_int_equal(stand_back(&st), 1);
+	assert_int_equal(stand_do(&st, &c), 1);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	virtq_iotlb_destroy(tlb);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_WAYS(every_kick_is_heard),
+		ON_WAYS(a_storm_of_kicks_passes),
+		ON_WAYS(a_kick_that_is_never_drained_does_not_spin),
+		ON_WAYS(kicks_for_nobody_do_not_spin),
+		ON(multishot, who_takes_nothing_has_no_share),
+		ON(epoll, who_takes_nothing_has_no_share),
+		ON(multishot, a_miss_is_waited_out),
+		ON(epoll, a_miss_is_waited_out),
+	};
+
+	return cmocka_run_group_tests_name("engine kicks", tests, NULL, NULL) ? 1 : 0;
+}
