@@ -13,11 +13,13 @@
 #   make fuzz                   each fuzz target for FUZZ_SECONDS (30), see docs/fuzzing.md
 #   make check-mutants           break the rules one by one; the tests must notice (long)
 #   make soak-ring               10^8 notifications between two threads (minutes)
+#   make soak-blk                the block device for SOAK_SECONDS (600), and 50 power cuts of each kind
 #   make soak-driver             10^6 random steps of each configuration of pool and transfers (minutes)
 
 BUILD ?= build
 PREFIX ?= /usr/local
 MESON_FLAGS ?=
+SOAK_SECONDS ?= 600
 
 all: $(BUILD)/build.ninja
 	ninja -C $(BUILD)
@@ -59,6 +61,13 @@ soak-ring:
 	ninja -C $(BUILD)-soak tests/ring/test-ring-stress
 	$(BUILD)-soak/tests/ring/test-ring-stress --notifications 100000000
 
+soak-blk:
+	tools/setup.sh check
+	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
+	ninja -C $(BUILD)-soak cli/virtq tests/soak/blk_soak tests/soak/powercut
+	$(BUILD)-soak/tests/soak/powercut --virtq $(BUILD)-soak/cli/virtq --cuts 50
+	$(BUILD)-soak/tests/soak/blk_soak --seconds $(SOAK_SECONDS)
+
 soak-driver:
 	tools/setup.sh check
 	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
@@ -93,4 +102,4 @@ install:
 clean:
 	rm -rf build build-*
 
-.PHONY: all demo check check-asan check-tsan check-cross check-guest check-mutants soak-ring soak-driver fuzz bench install clean
+.PHONY: all demo check check-asan check-tsan check-cross check-guest check-mutants soak-ring soak-driver soak-blk fuzz bench install clean

@@ -9,6 +9,9 @@
 #     queues=1 queue-size=128
 #     ro=off                                  the disk is read-only
 #     direct=off                              virtq bypasses the page cache
+#     inject=                                 rules for virtq serve --inject
+#     disks=1                                 more of them, all of one virtq process; each is
+#                                             8 MiB larger than the one before
 #     with=                                   fio: the guest has fio, and memory for it
 #     long=off                                for a script that has a long form
 #     test=blk-roundtrip                      the script in tests/interop/guest to run, or several: a,b
@@ -46,6 +49,7 @@ shift
 declare -A set=(
 	[packed]=off [event_idx]=on [indirect]=on [queues]=1 [queue-size]=128
 	[ro]=off [test]=blk-roundtrip [size-mib]=64 [fsck]=on [direct]=off [with]= [long]=off
+	[inject]= [disks]=1
 )
 for word in "$@"; do
 	key=${word%%=*}
@@ -55,7 +59,7 @@ done
 for key in packed event_idx indirect ro fsck direct long; do
 	[[ ${set[$key]} == on || ${set[$key]} == off ]] || usage "$key is on or off."
 done
-for key in queues queue-size size-mib; do
+for key in queues queue-size size-mib disks; do
 	[[ ${set[$key]} =~ ^[1-9][0-9]*$ ]] || usage "$key is a number."
 done
 flag() { [ "${set[$1]}" = on ] && echo 1 || echo 0; }
@@ -65,9 +69,17 @@ flag() { [ "${set[$1]}" = on ] && echo 1 || echo 0; }
 case ${BACKEND:-virtq} in
 virtq)
 	[ -x "${VIRTQ:-}" ] || usage "VIRTQ does not name the virtq tool ('${VIRTQ:-}')."
-	BACKEND='"$VIRTQ" serve blk --socket-path "$SOCKET" --image "$IMAGE" --queues "$QUEUES" --serial "$SERIAL"'
+	if [ "${set[disks]}" = 1 ]; then
+		BACKEND='"$VIRTQ" serve blk --socket-path "$SOCKET" --image "$IMAGE" --queues "$QUEUES" --serial "$SERIAL"'
+	else
+		BACKEND='"$VIRTQ" serve blk --queues "$QUEUES" --threads 2'
+		for ((n = 1; n <= set[disks]; n++)); do
+			BACKEND+=" --disk \"socket=\$SOCKET-$n,image=\$IMAGE-$n,serial=disk-$n\""
+		done
+	fi
 	[ "${set[ro]}" = off ] || BACKEND+=' --read-only'
 	[ "${set[direct]}" = off ] || BACKEND+=' --direct'
+	[ -z "${set[inject]}" ] || BACKEND+=" --inject '${set[inject]}'"
 	;;
 qsd)
 	BACKEND='qemu-storage-daemon --blockdev "driver=file,filename=$IMAGE,node-name=f,read-only=$RO" \
@@ -111,6 +123,9 @@ export SOCKET=$dir/socket IMAGE=$dir/disk.img QUEUES=${set[queues]} RO=${set[ro]
 export SERIAL=${SERIAL:-virtq-serial-20chars}	# 20 bytes: no room for a terminating NUL
 
 truncate -s "${set[size-mib]}M" "$IMAGE" || exit 1
+for ((n = 1; n <= set[disks]; n++)); do
+	truncate -s $((set[size-mib] + 8 * n))M "$IMAGE-$n" || exit 1
+done
 if [ "$RO" = on ]; then
 	mkdir "$dir/files"
 	seq 100000 | head -c 123457 >"$dir/files/odd"
@@ -122,7 +137,9 @@ fi
 
 # ---- The back end -----------------------------------------------------------
 
-start_backend "$SOCKET" sh -c "exec $BACKEND"
+last_socket=$SOCKET
+[ "${set[disks]}" = 1 ] || last_socket=$SOCKET-${set[disks]}
+start_backend "$last_socket" sh -c "exec $BACKEND"
 
 # ---- The guest --------------------------------------------------------------
 
@@ -135,11 +152,20 @@ fi
 parameters="virtq.test=${set[test]}"
 parameters+=" virtq.packed=$(flag packed) virtq.event_idx=$(flag event_idx) virtq.indirect=$(flag indirect)"
 parameters+=" virtq.queues=$QUEUES virtq.queue_size=${set[queue-size]} virtq.ro=$(flag ro)"
-parameters+=" virtq.long=$(flag long)"
+parameters+=" virtq.disks=${set[disks]} virtq.size_mib=${set[size-mib]} virtq.long=$(flag long)"
 parameters+=" virtq.sectors=$((${set[size-mib]} * 2048)) virtq.serial=$SERIAL"
 
-device="vhost-user-blk-pci,chardev=c,num-queues=$QUEUES,queue-size=${set[queue-size]}"
+device="num-queues=$QUEUES,queue-size=${set[queue-size]}"
 device+=",packed=${set[packed]},event_idx=${set[event_idx]},indirect_desc=${set[indirect]}"
+devices=()
+if [ "${set[disks]}" = 1 ]; then
+	devices=(-chardev "socket,id=c,path=$SOCKET" -device "vhost-user-blk-pci,chardev=c,$device")
+else
+	for ((n = 1; n <= set[disks]; n++)); do
+		devices+=(-chardev "socket,id=c$n,path=$SOCKET-$n"
+			  -device "vhost-user-blk-pci,chardev=c$n,$device")
+	done
+fi
 
 # One processor for each queue: Linux makes no more queues than it has processors.
 "${bound[@]}" qemu-system-x86_64 -accel tcg -machine q35,memory-backend=m \
@@ -148,11 +174,12 @@ device+=",packed=${set[packed]},event_idx=${set[event_idx]},indirect_desc=${set[
 	-nodefaults -display none -no-reboot -serial stdio \
 	-kernel "$guest_dir/vmlinuz" -initrd "$initrd" \
 	-append "console=ttyS0 quiet mitigations=off panic=-1 $parameters" \
-	-chardev "socket,id=c,path=$SOCKET" -device "$device" \
+	"${devices[@]}" \
 	>"$dir/console" 2>"$dir/qemu.log" </dev/null &
 qemu=$!
 
 started=$SECONDS
+: >>"$dir/console"		# qemu may not have begun
 while running "$qemu" && ! grep -q '^GUEST-RESULT: ' "$dir/console"; do
 	running "$backend" || fail 'the back end died while the guest was running.'
 	[ $((SECONDS - started)) -lt "$timeout" ] || fail "the guest gave no result within $timeout s."
@@ -174,9 +201,16 @@ esac
 
 # ---- The end of the back end ------------------------------------------------
 
-stop_backend "$SOCKET" "${BACKEND_EXIT:-}"
+stop_backend "$last_socket" "${BACKEND_EXIT:-}"
 
 # ---- What is in the image now -----------------------------------------------
+
+# "DISK <number> <sha256>": the whole of a disk, as the guest saw it.
+tr -d '\r' <"$dir/console" | sed -n 's/^DISK //p' >"$dir/disks"
+while read -r n sum; do
+	[ "$(sha256sum <"$IMAGE-$n")" = "$sum  -" ] || fail "disk $n is not what the guest wrote."
+done <"$dir/disks"
+[ "$(wc -l <"$dir/disks")" = $((set[disks] > 1 ? set[disks] : 0)) ] || fail 'not every disk was told of.'
 
 if [ "$RO" = on ]; then
 	[ "$(sha256sum <"$IMAGE")" = "$before" ] || fail 'the image of the read-only disk has changed.'
@@ -192,5 +226,6 @@ elif [ "${set[fsck]}" = on ]; then
 	fi
 fi
 
+sed -n 's/^restless: /# /p' "$dir/backend.log"
 [ -z "${VERBOSE:-}" ] || tr -d '\r' <"$dir/console"
 printf 'PASS %s (%d s)\n' "$case_name" $SECONDS
