@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Files and block devices as stores, on real file systems: the one that the
+ * tests run on, and small ones that are mounted for a test where that is
+ * allowed.
+ */
+#include "depot.h"
+
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+#define BYTES (6 * MIB)
+
+static const struct virtq_store_options direct = { .direct = true };
+
+/* ---- Places ------------------------------------------------------------------- */
+
+/* A new sparse file in @folder; returns its path. */
+static char *sparse_make(const char *folder, uint64_t bytes)
+{
+	char *path = malloc(strlen(folder) + 16);
+	int fd;
+
+	assert_non_null(path);
+	sprintf(path, "%s/disk-XXXXXX", folder);
+	fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
+	close(fd);
+	return path;
+}
+
+static uint64_t space_of(const char *path)
+{
+	struct stat st;
+
+	sync();		/* where space is taken when it is written back */
+	assert_int_equal(stat(path, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* A folder with a file system of its own, for this process alone; skips if that is not allowed. */
+static char *place_mount(const char *type, const char *options)
+{
+	static bool unshared;
+	char *folder = strdup("./mount-XXXXXX");
+
+	assert_non_null(folder);
+	assert_non_null(mkdtemp(folder));
+	if ((!unshared && (unshare(CLONE_NEWNS) ||
+			   mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))) ||
+	    mount("none", folder, type, 0, options)) {
+		print_message("skipped: cannot mount a %s: %s\n", type, strerror(errno));
+		rmdir(folder);
+		free(folder);
+		skip();
+	}
+	unshared = true;
+	return folder;
+}
+
+static void place_unmount(char *folder)
+{
+	assert_int_equal(umount(folder), 0);
+	assert_int_equal(rmdir(folder), 0);
+	free(folder);
+}
+
+/* As store_make(); skips the test where the file system refuses O_DIRECT. */
+static struct virtq_store *store_make_direct(const char *path)
+{
+	struct virtq_error err = { 0 };
+	struct virtq_store *store;
+	int rc = virtq_store_open(&store, path, &direct, &err);
+
+	if (rc == -EINVAL && strstr(err.text, "O_DIRECT")) {
+		print_message("skipped: %s\n", err.text);
+		skip();
+	}
+	if (rc)
+		fail_msg("store: %s", err.text);
+	return store;
+}
+
+/* ---- Data --------------------------------------------------------------------- */
+
+static void run(const struct setting *s, struct virtq_store *store, unsigned int rounds,
+		bool rough)
+{
+	struct shadow shadow;
+	struct depot dp;
+
+	depot_open(&dp, s, store, 300);
+	shadow_open(&shadow, BYTES);
+	shadow_run(&shadow, &dp, rounds, rough);
+	shadow_close(&shadow);
+	depot_close(&dp);
+}
+
+static void data_is_kept(void **state)
+{
+	char *path = sparse_make(".", BYTES);
+
+	run(*state, store_make(path, NULL), 60, true);
+	file_drop(path);
+}
+
+static void data_is_kept_past_the_page_cache(void **state)
+{
+	char *path = sparse_make(".", BYTES);
+
+	run(*state, store_make_direct(path), 60, false);
+	file_drop(path);
+	/* Memory that O_DIRECT does not take, ranges that it does not take. */
+	path = sparse_make(".", BYTES);
+	run(*state, store_make_direct(path), 100, true);
+	file_drop(path);
+}
+
+/* More elements than one call takes, and more bytes than a buffer has. */
+static void long_chains_in_small_pieces(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 1100 * 512, .piece = 512 };
+
+	for (int way = 0; way < 2; way++) {
+		char *path = sparse_make(".", BYTES);
+		struct depot dp;
+
+		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL), 300);
+		w.bytes = way ? 1096 * 512 : 1100 * 512;	/* whole pages */
+		w.kind = VIRTQ_STORE_WRITE;
+		w.at = 3;
+		for (size_t i = 0; i < w.bytes; i++)
+			*depot_data(&dp, w.at + i) = file_pattern(i);
+		assert_int_equal(depot_do(&dp, &w), 0);
+		memset(depot_data(&dp, 0), 0, MIB);
+		w.kind = VIRTQ_STORE_READ;
+		w.at = 1001;
+		assert_int_equal(depot_do(&dp, &w), 0);
+		assert_int_equal(dp.used[0], w.bytes);
+		for (size_t i = 0; i < w.bytes; i++)
+			if (*depot_data(&dp, w.at + i) != file_pattern(i))
+				fail_msg("byte %zu", i);
+		depot_close(&dp);
+		file_drop(path);
+	}
+}
+
+/* ---- Errors --------------------------------------------------------------------- */
+
+/* BLK-DEV-033: a file that was cut gives what it has, and no more is claimed. */
+static void a_cut_file_fails_where_it_ends(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_READ, .bytes = 8192 };
+	char *path = file_make(16384);
+	struct depot dp;
+
+	for (int way = 0; way < 3; way++) {
+		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL), 300);
+		assert_int_equal(truncate(path, 4096), 0);
+		w.at = way == 2 ? 1 : 0;
+		memset(depot_data(&dp, 0), 0x77, 16384);
+		assert_int_equal(depot_do(&dp, &w), -EIO);
+		assert_int_equal(dp.used[0], 4096);
+		for (size_t i = 0; i < 4096; i++)
+			assert_int_equal(*depot_data(&dp, w.at + i), file_pattern(i));
+		/* Straight into the driver's memory the kernel may have put zeroes behind it. */
+		for (size_t i = 4096; i < 8192 && way != 1; i++)
+			assert_int_equal(*depot_data(&dp, w.at + i), 0x77);
+		depot_close(&dp);
+		assert_int_equal(truncate(path, 16384), 0);
+	}
+	file_drop(path);
+}
+
+static void no_space_fails_what_needs_it(void **state)
+{
+	char *folder = place_mount("tmpfs", "size=2M"), *path = sparse_make(folder, BYTES);
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = MIB };
+	unsigned int full = 0;
+	struct depot dp;
+
+	depot_open(&dp, *state, store_make(path, NULL), 300);
+	for (w.offset = 0; w.offset < BYTES; w.offset += MIB) {
+		int result = depot_do(&dp, &w);
+
+		assert_true(result == 0 || result == -ENOSPC);
+		full += result != 0;
+	}
+	assert_in_range(full, 4, 5);
+	w = (struct work){ .kind = VIRTQ_STORE_READ, .bytes = MIB };
+	assert_int_equal(depot_do(&dp, &w), 0);
+	/* Some is given back, and writing goes on. */
+	w.kind = VIRTQ_STORE_DISCARD;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	w.kind = VIRTQ_STORE_WRITE;
+	w.bytes /= 2;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	depot_close(&dp);
+	file_drop(path);
+	place_unmount(folder);
+}
+
+/* ---- Space ------------------------------------------------------------------------ */
+
+/* BLK-DEV-014, BLK-DEV-015: discarded space is given back, zeroed space only if it may be. */
+static void space_run(const struct setting *s, char *path)
+{
+	struct work fill = { .kind = VIRTQ_STORE_WRITE, .bytes = 4 * MIB };
+	struct work w = { .offset = 512, .bytes = 4 * MIB - 1024 };
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4 * MIB };
+	struct depot dp;
+
+	depot_open(&dp, s, store_make(path, NULL), 300);
+	for (int way = 0; way < 3; way++) {
+		memset(depot_data(&dp, 0), 0x61, 4 * MIB);
+		assert_int_equal(depot_do(&dp, &fill), 0);
+		assert_in_range(space_of(path), 4 * MIB, 5 * MIB);
+		w.kind = way == 0 ? VIRTQ_STORE_DISCARD : VIRTQ_STORE_ZERO;
+		w.flags = way == 2 ? 0 : VIRTQ_STORE_MAY_UNMAP;
+		assert_int_equal(depot_do(&dp, &w), 0);
+		if (way == 2)
+			assert_in_range(space_of(path), 4 * MIB, 5 * MIB);
+		else
+			assert_in_range(space_of(path), 1024, 65536);
+		assert_int_equal(depot_do(&dp, &read), 0);
+		for (size_t i = 0; i < 4 * MIB; i++)
+			if (*depot_data(&dp, i) != (i < 512 || i >= 4 * MIB - 512 ? 0x61 : 0))
+				fail_msg("way %d: byte %zu", way, i);
+	}
+	depot_close(&dp);
+	file_drop(path);
+}
+
+static void space_is_given_back(void **state)
+{
+	space_run(*state, sparse_make(".", BYTES));
+}
+
+/* It makes holes, but does not zero otherwise. */
+static void space_is_given_back_on_tmpfs(void **state)
+{
+	char *folder = place_mount("tmpfs", "size=64M");
+
+	space_run(*state, sparse_make(folder, BYTES));
+	place_unmount(folder);
+}
+
+/* It does neither: nothing is changed, and whoever asked knows. */
+static void a_file_system_without_holes_says_so(void **state)
+{
+	char *folder = place_mount("ramfs", NULL), *path = sparse_make(folder, BYTES);
+	struct work w = { .bytes = 8192 };
+	struct depot dp;
+
+	depot_open(&dp, *state, store_make(path, NULL), 300);
+	for (int round = 0; round < 2; round++) {
+		w.kind = VIRTQ_STORE_WRITE;
+		memset(depot_data(&dp, 0), 0x61, 8192);
+		assert_int_equal(depot_do(&dp, &w), 0);
+		for (uint32_t flags = 0; flags <= VIRTQ_STORE_MAY_UNMAP; flags++) {
+			w.flags = flags;
+			w.kind = VIRTQ_STORE_DISCARD;
+			assert_int_equal(depot_do(&dp, &w), -EOPNOTSUPP);
+			w.kind = VIRTQ_STORE_ZERO;
+			assert_int_equal(depot_do(&dp, &w), -EOPNOTSUPP);
+		}
+		w.kind = VIRTQ_STORE_READ;
+		memset(depot_data(&dp, 0), 0, 8192);
+		assert_int_equal(depot_do(&dp, &w), 0);
+		assert_int_equal(*depot_data(&dp, 0), 0x61);
+		assert_int_equal(*depot_data(&dp, 8191), 0x61);
+	}
+	depot_close(&dp);
+	file_drop(path);
+	place_unmount(folder);
+}
+
+/* ---- Block devices ------------------------------------------------------------------ */
+
+struct loop {
+	char device[32];
+	char *path;
+	int fd;
+};
+
+/* A loop device of @bytes with blocks of @block; skips where there are none. */
+static void loop_open(struct loop *l, uint64_t bytes, uint32_t block)
+{
+	struct loop_config config = { .block_size = block };
+	int control, number, file, rc;
+
+	l->path = sparse_make(".", bytes);
+	file = open(l->path, O_RDWR | O_CLOEXEC);
+	assert_true(file >= 0);
+	config.fd = (uint32_t)file;
+	do {	/* somebody else may take the same one at the same time */
+		control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+		number = control < 0 ? -1 : ioctl(control, LOOP_CTL_GET_FREE);
+		close(control);
+		snprintf(l->device, sizeof(l->device), "/dev/loop%d", number);
+		l->fd = number < 0 ? -1 : open(l->device, O_RDWR | O_CLOEXEC);
+		rc = l->fd < 0 ? -1 : ioctl(l->fd, LOOP_CONFIGURE, &config);
+		if (rc && l->fd >= 0)
+			close(l->fd);
+	} while (rc && l->fd >= 0 && errno == EBUSY);
+	close(file);
+	if (rc) {
+		print_message("skipped: no loop device: %s\n", strerror(errno));
+		file_drop(l->path);
+		skip();
+	}
+}
+
+static void loop_close(struct loop *l)
+{
+	ioctl(l->fd, LOOP_CLR_FD);
+	close(l->fd);
+	file_drop(l->path);
+}
+
+static void a_block_device_is_a_store(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4 * MIB };
+	struct virtq_store *store;
+	struct depot dp;
+	struct loop l;
+
+	loop_open(&l, BYTES, 512);
+	run(*state, store_make(l.device, NULL), 40, true);
+	loop_close(&l);
+	loop_open(&l, BYTES, 512);
+	run(*state, store_make(l.device, &direct), 40, true);
+	loop_close(&l);
+
+	loop_open(&l, BYTES, 512);
+	store = store_make(l.device, NULL);
+	assert_int_equal(store->info.bytes, BYTES);
+	assert_int_equal(store->info.block, 512);
+	/* One owner; what is refused says why. */
+	assert_store_refused(l.device, NULL, -EBUSY, l.device);
+	if (!store->info.discard_max)
+		print_message("this loop device does not discard\n");
+	depot_open(&dp, *state, store, 300);
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_FLUSH }), 0);
+	assert_true(space_of(l.path) >= 4 * MIB);
+	if (store->info.discard_max) {
+		w.kind = VIRTQ_STORE_DISCARD;
+		assert_int_equal(depot_do(&dp, &w), 0);
+		assert_true(space_of(l.path) < MIB);
+	}
+
+	/* It grows. */
+	assert_int_equal(truncate(l.path, 2 * BYTES), 0);
+	assert_int_equal(ioctl(l.fd, LOOP_SET_CAPACITY), 0);
+	assert_int_equal(store->ops->refresh(store), 2 * BYTES);
+	w.kind = VIRTQ_STORE_WRITE;
+	w.offset = 2 * BYTES - 4 * MIB;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	/* What is behind it fails: so does the request, and no other. */
+	w.offset = 3 * BYTES;
+	assert_true(depot_do(&dp, &w) < 0);
+	w.offset = 0;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	depot_close(&dp);
+	loop_close(&l);
+}
+
+static void large_blocks_are_announced(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_ZERO, .offset = 512, .bytes = 8192 };
+	struct virtq_store *store;
+	struct depot dp;
+	struct loop l;
+
+	loop_open(&l, BYTES, 4096);
+	store = store_make(l.device, NULL);
+	assert_int_equal(store->info.block, 512);	/* the page cache sees to it */
+	assert_int_equal(store->info.physical, 4096);
+	depot_open(&dp, *state, store, 300);
+	/* Less than a block is the device's to do, or not to do. */
+	assert_int_equal(depot_do(&dp, &w), -EOPNOTSUPP);
+	memset(depot_data(&dp, 0), 0x61, 16384);
+	assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_WRITE,
+						       .bytes = 16384 }), 0);
+	w.kind = VIRTQ_STORE_DISCARD;
+	if (store->info.discard_max)
+		assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_READ,
+						       .bytes = 16384 }), 0);
+	for (size_t i = 0; i < 16384; i++)
+		assert_true(*depot_data(&dp, i) == 0x61 ||
+			    (i >= 4096 && i < 8192 && store->info.discard_max));
+	depot_close(&dp);
+
+	store = store_make(l.device, &direct);
+	assert_int_equal(store->info.block, 4096);
+	virtq_store_close(store);
+	loop_close(&l);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_ENGINES(data_is_kept),
+		ON_ENGINES(data_is_kept_past_the_page_cache),
+		ON_ENGINES(long_chains_in_small_pieces),
+		ON_ENGINES(a_cut_file_fails_where_it_ends),
+		ON_ENGINES(no_space_fails_what_needs_it),
+		ON_ENGINES(space_is_given_back),
+		ON_ENGINES(space_is_given_back_on_tmpfs),
+		ON_ENGINES(a_file_system_without_holes_says_so),
+		ON_ENGINES(a_block_device_is_a_store),
+		ON_ENGINES(large_blocks_are_announced),
+	};
+
+	return cmocka_run_group_tests_name("store file io", tests, NULL, NULL) ? 1 : 0;
+}
