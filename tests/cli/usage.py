@@ -3,6 +3,7 @@
 """The command line: help, version, and one sentence for everything that is wrong with it."""
 import json
 import os
+import re
 import resource
 import socket
 import sys
@@ -32,6 +33,15 @@ def test_help_fits_80_columns():
     for command in COMMANDS:
         for line in good("help", command).out.splitlines():
             check(len(line) <= 80, command, len(line), line)
+
+
+def test_manual_has_every_option_and_no_other():
+    here = os.path.dirname(os.path.realpath(__file__))
+    for command in COMMANDS:
+        with open(f"{here}/../../man/virtq-{command}.1.scd") as f:
+            manual = set(re.findall(r"(?<![\w-])--([a-z-]+)", f.read()))
+        offered = set(re.findall(r"(?<![\w-])--([a-z-]+)", good("help", command).out))
+        check(manual == offered, command, "differs in", manual ^ offered)
 
 
 def test_commands_that_do_not_exist():
