@@ -432,6 +432,10 @@ static void test_refused_offers_change_nothing(void **state)
 	struct virtq_offer both = { .parts = &part, .part_count = 1,
 				    .writable_bytes = 15 * ITEM + 1 };
 	struct virtq_offer far_too_long = { .parts = &huge, .part_count = 1 };
+	/* Together one byte, if a sum wraps. */
+	struct virtq_span halves[] = { { data, SIZE_MAX / 2 + 1 }, { data, SIZE_MAX / 2 + 1 },
+				       { data, 1 } };
+	struct virtq_offer wrapped = { .parts = halves, .part_count = 3 };
 	struct virtq_chain chains[24];
 	struct rig r;
 
@@ -448,6 +452,7 @@ static void test_refused_offers_change_nothing(void **state)
 	assert_int_equal(virtq_pool_offer(r.pool, &long_one, 1, NULL, 0, &forever), -EMSGSIZE);
 	assert_int_equal(virtq_pool_offer(r.pool, &both, 1, NULL, 0, &forever), -EMSGSIZE);
 	assert_int_equal(virtq_pool_offer(r.pool, &far_too_long, 1, NULL, 0, NULL), -EMSGSIZE);
+	assert_int_equal(virtq_pool_offer(r.pool, &wrapped, 1, NULL, 0, NULL), -EMSGSIZE);
 	assert_room(&r, 24, 0, 0);
 	assert_int_equal(rig_serve(&r, 1, 0, 0), 0);
 	/* Up to the first that is refused. */

@@ -18,6 +18,7 @@ static const struct virtq_wait forever = { .timeout_ms = -1 };
 
 static unsigned int arms;		/* so often the ring was armed */
 static unsigned int always_ready;	/* that many times arming finds something */
+static struct rig *late_device;		/* just before that it uses a chain, and tells nobody */
 static unsigned int slow_clear;		/* whoever wakes up takes his time */
 static unsigned int cleared;
 
@@ -25,6 +26,8 @@ int __wrap_virtq_driver_arm(struct virtq_driver *q);
 int __real_virtq_driver_arm(struct virtq_driver *q);
 void __wrap_virtq_notify_clear(int fd);
 void __real_virtq_notify_clear(int fd);
+
+static void serve_quietly(struct rig *r);
 
 static void pause_ms(unsigned int ms)
 {
@@ -35,8 +38,12 @@ static void pause_ms(unsigned int ms)
 
 int __wrap_virtq_driver_arm(struct virtq_driver *q)
 {
-	int ready = __real_virtq_driver_arm(q);
+	int ready;
 
+	if (late_device)
+		serve_quietly(late_device);
+	late_device = NULL;
+	ready = __real_virtq_driver_arm(q);
 	add(&arms, 1);
 	if (!load(&always_ready))
 		return ready;
@@ -60,6 +67,7 @@ struct sleeper {
 	struct rig *r;
 	struct virtq_wait wait;
 	bool takes;
+	uint32_t bytes;			/* if he does not */
 	unsigned int done;
 	int rc;
 	pthread_t thread;
@@ -71,7 +79,7 @@ static void *sleep_run(void *arg)
 	struct virtq_chain chain;
 
 	s->rc = s->takes ? virtq_pool_take(s->r->pool, &chain, 1, &s->wait) :
-			   virtq_pool_offer_writable(s->r->pool, 1, 8, NULL, 0, &s->wait);
+			   virtq_pool_offer_writable(s->r->pool, 1, s->bytes, NULL, 0, &s->wait);
 	add(&s->done, 1);
 	return NULL;
 }
@@ -84,15 +92,20 @@ static void await(unsigned int *what, unsigned int at_least)
 }
 
 /* Returns when he is asleep. */
-static void start(struct sleeper *s, struct rig *r, bool takes)
+static void start_for(struct sleeper *s, struct rig *r, bool takes, uint32_t bytes)
 {
 	unsigned int before = load(&arms);
 
-	*s = (struct sleeper){ .r = r, .wait = forever, .takes = takes };
+	*s = (struct sleeper){ .r = r, .wait = forever, .takes = takes, .bytes = bytes };
 	assert_int_equal(pthread_create(&s->thread, NULL, sleep_run, s), 0);
 	await(&arms, before + 1);
 	/* He armed under the lock, and let go of it to sleep. */
 	virtq_pool_room(r->pool);
+}
+
+static void start(struct sleeper *s, struct rig *r, bool takes)
+{
+	start_for(s, r, takes, 8);
 }
 
 static void end(struct sleeper *s, int rc)
@@ -208,6 +221,44 @@ static void test_waiting_for_room_keeps_what_was_armed(void **state)
 	rig_close(&r);
 }
 
+/* Who finds something while he looks for room lays it by, and tells of both. */
+static void test_whoever_looks_tells(void **state)
+{
+	struct sleeper room;
+	struct rig r;
+
+	open_threads(&r, *state);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+	assert_int_equal(virtq_pool_arm(r.pool), 0);
+	start(&room, &r, false);
+	serve_quietly(&r);
+	serve_quietly(&r);
+	assert_false(fd_readable(virtq_port_call_fd(r.port)));
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+	end(&room, 1);
+	assert_true(fd_readable(virtq_port_call_fd(r.port)));
+	rig_close(&r);
+}
+
+/* What is given up makes room. */
+static void test_given_up_is_room(void **state)
+{
+	for (unsigned int way = 0; way < 2; way++) {
+		struct virtq_chain chains[24];
+		struct sleeper room;
+		struct rig r;
+
+		open_threads(&r, *state);
+		for (unsigned int i = 0; i < 24; i++)
+			assert_int_equal(virtq_pool_alloc(r.pool, 8, 0, &chains[i]), 0);
+		start(&room, &r, false);
+		assert_int_equal((way ? virtq_pool_abandon : virtq_pool_free)(r.pool, chains, 1),
+				 1);
+		end(&room, 1);
+		rig_close(&r);
+	}
+}
+
 /* ---- Handing on ------------------------------------------------------------- */
 
 /* Cancelled, he does not look; the signal that he took was for the other. */
@@ -233,6 +284,28 @@ static void test_the_cancelled_hand_on(void **state)
 	end(&room, 1);
 	rig_close(&r);
 	close(cancel);
+}
+
+/* Two are laid by, and one taker is woken. He wakes the other, not who wants room. */
+static void test_takers_hand_on_to_takers(void **state)
+{
+	struct sleeper takers[2], room;
+	struct rig r;
+
+	open_threads(&r, *state);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+	start(&takers[0], &r, true);
+	start(&takers[1], &r, true);
+	serve_quietly(&r);
+	serve_quietly(&r);
+	/* He looks, lays them by, and sleeps on, as he needs the whole ring. */
+	start_for(&room, &r, false, 4 * ITEM);
+	end(&takers[0], 1);
+	end(&takers[1], 1);
+	assert_false(load(&room.done));
+	assert_int_equal(rig_serve(&r, 2, 8, 1), 2);
+	end(&room, 1);
+	rig_close(&r);
 }
 
 /* A device that breaks the ring need not call: whoever finds it tells all who sleep. */
@@ -262,6 +335,75 @@ static void test_whoever_finds_it_broken_tells_all(void **state)
 }
 
 /* ---- The end of a wait ------------------------------------------------------ */
+
+/* What is used between the look and the arming is found: no call will come for it. */
+static void test_used_before_it_was_armed(void **state)
+{
+	for (unsigned int threads = 0; threads < 2; threads++) {
+		struct virtq_pool_config config = rig_config(*(const struct layout *)*state);
+		struct virtq_wait wait = { .timeout_ms = LOST_MS };
+		struct timespec begin, now;
+		struct virtq_chain chain;
+		struct rig r;
+
+		config.threads = threads;
+		rig_open(&r, *(const struct layout *)*state, &config);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+		late_device = &r;
+		clock_gettime(CLOCK_MONOTONIC, &begin);
+		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, &wait), 1);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		assert_true(now.tv_sec - begin.tv_sec < LOST_MS / 2000);
+		rig_close(&r);
+	}
+}
+
+/* When nobody sleeps any more, calls are not wanted. */
+static void test_the_last_one_disarms(void **state)
+{
+	for (unsigned int threads = 0; threads < 2; threads++) {
+		struct virtq_pool_config config = rig_config(*(const struct layout *)*state);
+		struct virtq_wait wait = { .timeout_ms = 2 };
+		struct virtq_chain chain;
+		struct virtq_req *req;
+		struct rig r;
+
+		config.threads = threads;
+		rig_open(&r, *(const struct layout *)*state, &config);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL), 2);
+		/* The first call of a device is sent in any case. */
+		assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), 1);
+		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, &wait), 0);
+		assert_int_equal(virtq_device_pop(r.far.device, &req, 1), 1);
+		virtq_device_push(r.far.device, &req, 1);
+		assert_int_equal(virtq_device_publish(r.far.device), 0);
+		rig_close(&r);
+	}
+}
+
+/* A kick that could not be sent is told by who would wait for its effect. */
+static void test_wait_tells_of_the_kick(void **state)
+{
+	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	struct virtq_pool_config config = rig_config(*(const struct layout *)*state);
+	struct virtq_wait wait = { .timeout_ms = LOST_MS };
+	struct virtq_chain chain;
+	struct rig r;
+	int fd;
+
+	assert_true(null >= 0);
+	rig_open(&r, *(const struct layout *)*state, &config);
+	fd = virtq_port_kick_fd(r.port);
+	assert_int_equal(virtq_device_arm(r.far.device), 0);
+	assert_int_equal(dup2(null, fd), fd);
+	close(null);
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
+	assert_int_equal(virtq_pool_take(r.pool, &chain, 1, &wait), -EBADF);
+	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
+	assert_int_equal(virtq_pool_take(r.pool, &chain, 1, &wait), 1);
+	rig_close(&r);
+}
 
 /* He is awake, and has not left the pool yet. */
 static void test_close_awaits_who_was_asleep(void **state)
@@ -376,9 +518,11 @@ int main(void)
 		IN_ALL(test_a_sleeper_outside_starves_nobody),
 		IN_ALL(test_arming_outside_hands_on),
 		IN_ALL(test_waiting_for_room_keeps_what_was_armed),
-		IN_ALL(test_the_cancelled_hand_on),
+		IN_ALL(test_whoever_looks_tells), IN_ALL(test_given_up_is_room),
+		IN_ALL(test_the_cancelled_hand_on), IN_ALL(test_takers_hand_on_to_takers),
 		IN_ALL(test_whoever_finds_it_broken_tells_all),
-		IN_ALL(test_close_awaits_who_was_asleep),
+		IN_ALL(test_used_before_it_was_armed), IN_ALL(test_the_last_one_disarms),
+		IN_ALL(test_wait_tells_of_the_kick), IN_ALL(test_close_awaits_who_was_asleep),
 		IN_ALL(test_time_is_over_for_who_never_sleeps),
 		IN_ALL(test_paused_and_resumed), IN_ALL(test_one_owner_pauses),
 	};
