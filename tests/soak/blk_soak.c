@@ -621,7 +621,7 @@ static void check_flat(bool first)
 		soak.rss_most = rss;
 	if (fds != soak.fds_first)
 		complain(CLAIM_FLAT, "%u descriptors are open, and %u were", fds, soak.fds_first);
-#ifndef __SANITIZE_ADDRESS__	/* its quarantine grows */
+#ifndef SOAK_SANITIZED	/* what a sanitizer remembers grows */
 	if (rss > soak.rss_first + FLAT_BYTES)
 		complain(CLAIM_FLAT, "%zu KiB are resident, and %zu were", rss >> 10,
 			 soak.rss_first >> 10);

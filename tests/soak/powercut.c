@@ -155,10 +155,30 @@ static void start_server(void)
 	_exit(127);
 }
 
+/*
+ * The kernel ends what io_uring had begun behind the back of the process, and
+ * until then it holds the lock on the image and may write to it.
+ */
+static void await_unlocked(void)
+{
+	uint64_t end = now_ns() + PATIENCE_NS;
+	int fd = open(cut.image, O_RDWR | O_CLOEXEC);
+	struct flock lock;
+
+	do {
+		lock = (struct flock){ .l_type = F_WRLCK, .l_whence = SEEK_SET };
+		if (fcntl(fd, F_OFD_GETLK, &lock) || lock.l_type == F_UNLCK)
+			break;
+		usleep(1000);
+	} while (now_ns() < end);
+	close(fd);
+}
+
 static void kill_server(void)
 {
 	kill(cut.server, SIGKILL);
 	waitpid(cut.server, NULL, 0);
+	await_unlocked();
 	unlink(cut.socket);
 }
 
@@ -170,12 +190,9 @@ static bool connect_disk(void)
 	uint8_t off = 0;
 	int rc;
 
-	/* The kernel may hold the lock on the image for a moment after the kill: start again then. */
-	while ((rc = disk_open(&cut.disk, &way)) && now_ns() < end) {
+	while ((rc = disk_open(&cut.disk, &way)) && now_ns() < end &&
+	       !waitpid(cut.server, NULL, WNOHANG))
 		usleep(2000);
-		if (waitpid(cut.server, NULL, WNOHANG))
-			start_server();
-	}
 	if (rc)
 		return complain("connect: %d %s", rc, cut.disk.err.text);
 	if (!cut.mode->writeback_off)
