@@ -27,6 +27,7 @@ AREAS = [
     ('P-DRV', 'Packed ring, driver end'), ('P-DEV', 'Packed ring, device end'),
     ('N-DRV', 'Notifications, driver end'), ('N-DEV', 'Notifications, device end'),
     ('F', 'Features'), ('L', 'Life of device and queue'),
+    ('BLK-DRV', 'Block device, driver end'), ('BLK-DEV', 'Block device, device end'),
 ]
 KINDS = {
     'refused': 'refused', 'transport': 'belongs to a transport', 'caller': 'the caller\'s part',

@@ -67,6 +67,7 @@ static void expect_end(int fd)
 
 /* ---- Our back end. ---- */
 
+/* BLK-DEV-011: one notification for each. */
 static void test_change_is_told(void **state)
 {
 	struct rig *r = *state;

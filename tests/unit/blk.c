@@ -18,7 +18,8 @@ static const struct framing read_framings[] = {
 	{ "header with readable bytes in one", { 200 }, { 1025 } },
 };
 
-static void reads_in_any_framing(void **state)	/* BLK-DEV-030, BLK-DEV-033 */
+/* BLK-DEV-030, BLK-DEV-033. */
+static void reads_in_any_framing(void **state)
 {
 	struct rig r;
 	struct chain c;
@@ -47,7 +48,8 @@ static const struct framing write_framings[] = {
 	{ "status at the end of more", { 16, 1024 }, { 101 } },
 };
 
-static void writes_in_any_framing(void **state)	/* BLK-DEV-030 */
+/* BLK-DEV-030. */
+static void writes_in_any_framing(void **state)
 {
 	struct rig r;
 	struct chain c;
@@ -72,7 +74,8 @@ static void writes_in_any_framing(void **state)	/* BLK-DEV-030 */
 	rig_close(&r);
 }
 
-static void short_chains(void **state)	/* BLK-DEV-032 */
+/* BLK-DEV-032. */
+static void short_chains(void **state)
 {
 	static const struct framing short_header = { "15 bytes", { 15 }, { 512, 1 } };
 	static const struct framing no_header = { "none", { 0 }, { 512, 1 } };
@@ -133,7 +136,8 @@ static const struct {
 	{ 0, 1, VIRTIO_BLK_S_IOERR },
 };
 
-static void ranges_and_odd_lengths(void **state)	/* BLK-DEV-031, BLK-DEV-033 */
+/* BLK-DEV-031, BLK-DEV-033. */
+static void ranges_and_odd_lengths(void **state)
 {
 	struct rig r;
 
@@ -161,8 +165,8 @@ static void ranges_and_odd_lengths(void **state)	/* BLK-DEV-031, BLK-DEV-033 */
 	rig_close(&r);
 }
 
-/* It may be the disk that does not want to be written, or the store that cannot. */
-static void read_only_disk_refuses_writes(void **state)	/* BLK-DEV-012 */
+/* It may be the disk that does not want to be written, or the store that cannot. BLK-DEV-012. */
+static void read_only_disk_refuses_writes(void **state)
 {
 	static const uint32_t types[] = {
 		VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_SECURE_ERASE,
@@ -196,7 +200,8 @@ static void read_only_disk_refuses_writes(void **state)	/* BLK-DEV-012 */
 
 /* ---- Other types ----------------------------------------------------------- */
 
-static void id_is_padded_to_twenty_bytes(void **state)	/* BLK-DEV-034 */
+/* BLK-DEV-034. */
+static void id_is_padded_to_twenty_bytes(void **state)
 {
 	static const char *const serials[] = { NULL, "", "nineteen characters", "exactly-twenty-chars" };
 
@@ -225,7 +230,8 @@ static void id_is_padded_to_twenty_bytes(void **state)	/* BLK-DEV-034 */
 	}
 }
 
-static void unknown_types_are_unsupported(void **state)	/* BLK-DEV-020..021, BLK-DEV-029 */
+/* BLK-DEV-020..021, BLK-DEV-029. */
+static void unknown_types_are_unsupported(void **state)
 {
 	static const uint32_t types[] = {
 		2, 3, 5, 6, 7, 9, 12, VIRTIO_BLK_T_GET_LIFETIME, 99,
@@ -246,7 +252,8 @@ static void unknown_types_are_unsupported(void **state)	/* BLK-DEV-020..021, BLK
 
 /* ---- Failing I/O ----------------------------------------------------------- */
 
-static void failed_read_claims_only_what_was_read(void **state)	/* BLK-DEV-033 */
+/* BLK-DEV-033. */
+static void failed_read_claims_only_what_was_read(void **state)
 {
 	struct rig r;
 
@@ -268,8 +275,8 @@ static void failed_read_claims_only_what_was_read(void **state)	/* BLK-DEV-033 *
 	rig_close(&r);
 }
 
-/* A store that calls it a success has to have filled everything. */
-static void read_with_a_hole_has_failed(void **state)	/* BLK-DEV-033 */
+/* A store that calls it a success has to have filled everything. BLK-DEV-033. */
+static void read_with_a_hole_has_failed(void **state)
 {
 	struct rig r;
 

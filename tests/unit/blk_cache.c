@@ -44,7 +44,8 @@ static bool writes_are_stable(struct rig *r)
 	return flags;
 }
 
-static void flush_gets_to_the_store(void **state)	/* BLK-DEV-018 */
+/* BLK-DEV-018. */
+static void flush_gets_to_the_store(void **state)
 {
 	struct rig r;
 
@@ -69,12 +70,12 @@ static const struct mode {
 	int write;			/* to writeback, -1 for nothing */
 	bool writeback, stable;		/* then */
 } modes[] = {
-	{ false, false, false, -1, true, true },	/* it cannot flush: BLK-DEV-017 */
+	{ false, false, false, -1, true, true },	/* it cannot flush */
 	{ false, true, false, -1, true, false },
 	{ false, true, true, -1, true, false },
 	{ false, true, true, 0, false, true },
 	{ false, true, true, 1, true, false },
-	{ false, false, true, -1, false, true },	/* BLK-DEV-003 */
+	{ false, false, true, -1, false, true },	/* begins at 0 */
 	{ false, false, true, 0, false, true },
 	{ false, false, true, 1, true, false },		/* as it wishes */
 	{ true, false, false, -1, false, true },
@@ -83,7 +84,8 @@ static const struct mode {
 	{ true, true, true, 1, true, false },
 };
 
-static void stable_where_the_driver_relies_on_it(void **state)	/* BLK-DEV-003, BLK-DEV-017 */
+/* BLK-DEV-003, BLK-DEV-017. */
+static void stable_where_the_driver_relies_on_it(void **state)
 {
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
 		const struct mode *m = &modes[i];
@@ -114,7 +116,8 @@ static void stable_where_the_driver_relies_on_it(void **state)	/* BLK-DEV-003, B
 	}
 }
 
-static void flush_and_writeback_are_always_offered(void **state)	/* BLK-DEV-001..002 */
+/* BLK-DEV-001..002. */
+static void flush_and_writeback_are_always_offered(void **state)
 {
 	for (int i = 0; i < 4; i++) {
 		struct rig r;
@@ -171,8 +174,9 @@ static void switch_to_write_back(struct rig *r, const struct chain *c)
 /*
  * A write is stable if the mode was write-through all the time it was under way.
  * One that has seen another mode is not, and nor is what was written before.
+ * BLK-DEV-017.
  */
-static void mode_counts_as_a_request_begins(void **state)	/* BLK-DEV-017 */
+static void mode_counts_as_a_request_begins(void **state)
 {
 	struct virtq_blk_discard_write_zeroes ranges[2];
 	struct rig r;

@@ -89,7 +89,8 @@ static bool offers(const struct rig *r, unsigned int bit)
 	return virtq_features_has(r->model->features, bit);
 }
 
-static void the_least_is_offered(void **state)	/* BLK-DEV-001, BLK-DEV-005, BLK-DEV-019 */
+/* BLK-DEV-001, BLK-DEV-005, BLK-DEV-019. */
+static void the_least_is_offered(void **state)
 {
 	static const struct virtq_store_info plain = { .bytes = DISK_BYTES, .block = 512 };
 	struct virtq_features expect = { { 0, 0 } };
@@ -138,7 +139,8 @@ static void what_a_store_can_is_offered(void **state)
 
 /* ---- What it says -------------------------------------------------------------------- */
 
-static void config_byte_by_byte(void **state)	/* BLK-DEV-004, BLK-DEV-008..009, BLK-DEV-040 */
+/* BLK-DEV-004, BLK-DEV-008..009, BLK-DEV-040. */
+static void config_byte_by_byte(void **state)
 {
 	static const struct virtq_store_info info = {
 		.bytes = 0x12345600u * 512ull, .block = 4096, .physical = 16384, .alignment = 8192,
@@ -221,7 +223,8 @@ static void what_cannot_be_said_is_not(void **state)
 	}
 }
 
-static void ranges_are_limited(void **state)	/* BLK-DEV-016 */
+/* BLK-DEV-016. */
+static void ranges_are_limited(void **state)
 {
 	struct virtq_store_info info = {
 		.bytes = DISK_BYTES, .block = 512, .discard_max = UINT64_MAX,
@@ -254,7 +257,7 @@ static void ranges_are_limited(void **state)	/* BLK-DEV-016 */
 	rig_close(&r);
 }
 
-/* The longest request, header and status included, fits a queue (BLK-DRV-020). */
+/* The longest request that a driver is allowed, header and status included, fits a queue. */
 static void seg_max_fits_the_queue(void **state)
 {
 	(void)state;
@@ -270,7 +273,8 @@ static void seg_max_fits_the_queue(void **state)
 
 /* ---- The size changes ------------------------------------------------------------------ */
 
-static void another_size_counts_from_here_on(void **state)	/* BLK-DEV-010, BLK-DEV-008 */
+/* BLK-DEV-010, BLK-DEV-008. */
+static void another_size_counts_from_here_on(void **state)
 {
 	struct virtq_error err = { 0 };
 	struct rig r;
@@ -359,7 +363,8 @@ static void config_decodes_only_offered_fields(void **state)
 	assert_int_equal(c.blk_size_bytes, 0);
 }
 
-static void cache_mode_of_a_device_that_does_not_say(void **state)	/* BLK-DRV-002..003 */
+/* BLK-DRV-002..003. */
+static void cache_mode_of_a_device_that_does_not_say(void **state)
 {
 	struct virtq_features none = { { 0, 0 } };
 	struct virtq_features flush = virtq_features_with(none, VIRTIO_BLK_F_FLUSH);
@@ -379,7 +384,8 @@ static void cache_mode_of_a_device_that_does_not_say(void **state)	/* BLK-DRV-00
 	}
 }
 
-static void header_and_range_are_little_endian(void **state)	/* BLK-DRV-016 */
+/* BLK-DRV-016. */
+static void header_and_range_are_little_endian(void **state)
 {
 	static const uint8_t header[16] = { 8, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1 };
 	static const uint8_t unmap[16] = { 8, 7, 6, 5, 4, 3, 2, 1, 0xd, 0xc, 0xb, 0xa, 1, 0, 0, 0 };

@@ -306,7 +306,8 @@ static void drain(struct world *w)
 			reap(w, &w->queues[i]);
 }
 
-static void disks_hold_what_was_written(void **state)	/* BLK-DEV-014..015 */
+/* BLK-DEV-014..015. */
+static void disks_hold_what_was_written(void **state)
 {
 	static struct world w;
 	const struct model_case *c = *state;

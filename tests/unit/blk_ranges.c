@@ -46,7 +46,8 @@ static void open_write_back(struct rig *r, void **state, struct shelf *shelf)
 
 /* ---- What happens ------------------------------------------------------------ */
 
-static void ranges_become_work_one_after_the_other(void **state)	/* BLK-DEV-014..015 */
+/* BLK-DEV-014..015. */
+static void ranges_become_work_one_after_the_other(void **state)
 {
 	static const struct range ranges[] = { { 6, 2, 0 }, { 0, 1, 0 }, { 3, 1, 0 } };
 	struct rig r;
@@ -71,7 +72,8 @@ static void ranges_become_work_one_after_the_other(void **state)	/* BLK-DEV-014.
 	}
 }
 
-static void zeroes_may_unmap_if_the_driver_says_so(void **state)	/* BLK-DEV-014..015 */
+/* BLK-DEV-014..015. */
+static void zeroes_may_unmap_if_the_driver_says_so(void **state)
 {
 	static const struct range ranges[] = { { 0, 1, UNMAP }, { 1, 1, 0 }, { 2, 1, UNMAP } };
 	struct rig r;
@@ -115,7 +117,8 @@ static const struct framing framings[] = {
 	{ "writable bytes before the status", { 16, 32 }, { 100, 1 } },
 };
 
-static void ranges_in_any_framing(void **state)	/* BLK-DEV-030, BLK-DEV-033 */
+/* BLK-DEV-030, BLK-DEV-033. */
+static void ranges_in_any_framing(void **state)
 {
 	struct virtq_blk_discard_write_zeroes ranges[2];
 	struct chain c;
@@ -142,7 +145,8 @@ static void ranges_in_any_framing(void **state)	/* BLK-DEV-030, BLK-DEV-033 */
 
 /* ---- What is refused, before anything has happened ----------------------------- */
 
-static void flags_that_mean_nothing(void **state)	/* BLK-DEV-013, BLK-DEV-035 */
+/* BLK-DEV-013, BLK-DEV-035. */
+static void flags_that_mean_nothing(void **state)
 {
 	static const struct { uint32_t type, flags; } refused[] = {
 		{ DISCARD, UNMAP }, { DISCARD, 2 }, { DISCARD, 1u << 31 }, { ZEROES, 2 },
@@ -167,7 +171,8 @@ static void flags_that_mean_nothing(void **state)	/* BLK-DEV-013, BLK-DEV-035 */
 	rig_close(&r);
 }
 
-static void ranges_that_are_not_on_the_disk(void **state)	/* BLK-DEV-031, BLK-DEV-035 */
+/* BLK-DEV-031, BLK-DEV-035. */
+static void ranges_that_are_not_on_the_disk(void **state)
 {
 	static const struct range refused[] = {
 		{ DISK_SECTORS, 1, 0 }, { DISK_SECTORS - 1, 2, 0 }, { 0, DISK_SECTORS + 1, 0 },
@@ -190,7 +195,8 @@ static void ranges_that_are_not_on_the_disk(void **state)	/* BLK-DEV-031, BLK-DE
 	rig_close(&r);
 }
 
-static void longer_than_the_store_can(void **state)	/* BLK-DEV-035 */
+/* BLK-DEV-035. */
+static void longer_than_the_store_can(void **state)
 {
 	struct rig r;
 
@@ -212,7 +218,8 @@ static void longer_than_the_store_can(void **state)	/* BLK-DEV-035 */
 	}
 }
 
-static void lengths_and_counts(void **state)	/* BLK-DEV-035 */
+/* BLK-DEV-035. */
+static void lengths_and_counts(void **state)
 {
 	static const size_t lengths[] = { 1, 8, 15, 17, 24, 31, 33, 255, 257 };
 	struct virtq_blk_discard_write_zeroes raw[RANGES_MAX + 1];
@@ -238,7 +245,8 @@ static void lengths_and_counts(void **state)	/* BLK-DEV-035 */
 	}
 }
 
-static void what_is_not_offered_is_unsupported(void **state)	/* BLK-DEV-029 */
+/* BLK-DEV-029. */
+static void what_is_not_offered_is_unsupported(void **state)
 {
 	struct shelf *shelf = rig_shelf(state);
 	struct rig r;
@@ -263,8 +271,8 @@ static void scribble(struct rig *r, const struct chain *c)
 		*rig_byte(r, c, false, i) = 0xff;
 }
 
-/* The driver changes what has been checked already: the copies count. */
-static void ranges_are_read_once(void **state)	/* BLK-DEV-035 */
+/* The driver changes what has been checked already: the copies count. BLK-DEV-035. */
+static void ranges_are_read_once(void **state)
 {
 	static const struct range ranges[] = { { 2, 1, 0 }, { 4, 2, 0 } };
 	struct rig r;
@@ -337,7 +345,8 @@ static void what_the_store_finds_it_cannot_do(void **state)
 #define BIG_BYTES ((uint64_t)5 << 20)
 #define PIECE_BYTES ((uint64_t)1 << 20)
 
-static void zeroes_are_written(void **state)	/* BLK-DEV-015 */
+/* BLK-DEV-015. */
+static void zeroes_are_written(void **state)
 {
 	const struct rig_shape *shape = *state;
 	struct shelf *shelf = shelf_new(BIG_BYTES, shape->way);

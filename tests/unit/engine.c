@@ -180,7 +180,8 @@ static void long_vectors_go_in_pieces(void **state)
 	file_drop(path);
 }
 
-static void end_of_file_ends_a_read(void **state)	/* BLK-DEV-033: only what was read */
+/* BLK-DEV-033: only what was read. */
+static void end_of_file_ends_a_read(void **state)
 {
 	struct file_model file = { .result = 0 };
 	struct virtq_engine_stats stats;
