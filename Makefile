@@ -65,7 +65,8 @@ soak-blk:
 	tools/setup.sh check
 	[ -f $(BUILD)-soak/build.ninja ] || meson setup $(BUILD)-soak --buildtype=release
 	ninja -C $(BUILD)-soak cli/virtq tests/soak/blk_soak tests/soak/powercut
-	$(BUILD)-soak/tests/soak/powercut --virtq $(BUILD)-soak/cli/virtq --cuts 50
+	$(BUILD)-soak/tests/soak/powercut --virtq $(BUILD)-soak/cli/virtq \
+		--nbdkit "$$(command -v nbdkit)" --cuts 50
 	$(BUILD)-soak/tests/soak/blk_soak --seconds $(SOAK_SECONDS)
 
 soak-driver:

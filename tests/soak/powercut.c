@@ -4,12 +4,13 @@
  * is looked at. What was flushed before is there, or what was written over it;
  * every sector is of one generation, whole and in its place.
  *
- *   powercut [--cuts N] [--seed N] [--virtq PATH]
+ *   powercut [--cuts N] [--seed N] [--virtq PATH] [--nbdkit PATH]
  *
  * Killing a process leaves what the kernel has in its page cache. So behind
  * `virtq serve` every acknowledged write must be there; a real cut is made with a
- * store that forgets what was not made stable (forgetful.c). Stores that lie
- * about that must be noticed: the test is able to fail.
+ * store that forgets what was not made stable: one of ours (forgetful.c), and
+ * nbdkit with a write-back cache behind `virtq serve`, killed as well. Stores that
+ * lie about that must be noticed: the test is able to fail.
  *
  * Prints TAP. Exit status: 0 all is well, 1 it is not.
  */
@@ -46,6 +47,7 @@ enum promise {
 struct mode {
 	const char *claim;
 	bool tool;			/* virtq serve, else the store that forgets */
+	bool nbd;			/* the tool with nbdkit behind it, which goes as well */
 	const char *option;		/* for the tool */
 	enum forgetful_lie lie;		/* must be noticed, unless honest */
 	enum promise promise;
@@ -67,6 +69,10 @@ static const struct mode modes[] = {
 	  .promise = PROMISE_ACK, .writeback_off = true, .packed = true },
 	{ .claim = "power cut, a driver without FLUSH: every acknowledged write is there",
 	  .promise = PROMISE_ACK, .without = VIRTIO_BLK_F_FLUSH },
+	{ .claim = "power cut of nbdkit, too, write back: everything that was flushed is there",
+	  .tool = true, .nbd = true, .promise = PROMISE_FLUSH },
+	{ .claim = "power cut of nbdkit, too, write through: every acknowledged write is there",
+	  .tool = true, .nbd = true, .promise = PROMISE_ACK, .writeback_off = true },
 	{ .claim = "noticed: a store for which FLUSH does nothing",
 	  .promise = PROMISE_FLUSH, .lie = FORGETFUL_NO_FLUSH },
 	{ .claim = "noticed: a store for which write through is write back",
@@ -82,10 +88,10 @@ struct snapshot {
 
 struct cut {
 	const struct mode *mode;
-	char dir[64], image[96], socket[96];
-	const char *virtq;
+	char dir[64], image[96], socket[96], nbd_socket[96], uri[128];
+	const char *virtq, *nbdkit;
 	struct dice dice;
-	pid_t server;
+	pid_t server, nbd_server;
 	struct disk disk;
 	uint32_t gen;
 	bool busy[SECTORS];
@@ -142,8 +148,31 @@ static int serve_forgetful(void)
 	return 1;
 }
 
+static void await_socket(const char *path)
+{
+	uint64_t end = now_ns() + PATIENCE_NS;
+
+	while (access(path, F_OK) && now_ns() < end)
+		usleep(2000);
+}
+
+static void start_nbdkit(void)
+{
+	cut.nbd_server = fork();
+	if (cut.nbd_server) {
+		await_socket(cut.nbd_socket);
+		return;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	execl(cut.nbdkit, cut.nbdkit, "--foreground", "-U", cut.nbd_socket, "--filter=cache",
+	      "file", cut.image, "cache=writeback", (char *)NULL);
+	_exit(127);
+}
+
 static void start_server(void)
 {
+	if (cut.mode->nbd)
+		start_nbdkit();
 	cut.server = fork();
 	if (cut.server)
 		return;
@@ -151,7 +180,7 @@ static void start_server(void)
 	if (!cut.mode->tool)
 		_exit(serve_forgetful());
 	execl(cut.virtq, cut.virtq, "serve", "blk", "--quiet", "--socket-path", cut.socket,
-	      "--image", cut.image, "--queues", "2", cut.mode->option, (char *)NULL);
+	      "--image", cut.mode->nbd ? cut.uri : cut.image, "--queues", "2", cut.mode->option, (char *)NULL);
 	_exit(127);
 }
 
@@ -177,6 +206,11 @@ static void await_unlocked(void)
 static void kill_server(void)
 {
 	kill(cut.server, SIGKILL);
+	if (cut.mode->nbd) {
+		kill(cut.nbd_server, SIGKILL);
+		waitpid(cut.nbd_server, NULL, 0);
+		unlink(cut.nbd_socket);
+	}
 	waitpid(cut.server, NULL, 0);
 	await_unlocked();
 	unlink(cut.socket);
@@ -405,6 +439,8 @@ int main(int argc, char **argv)
 			cut.dice.state = strtoull(argv[i + 1], NULL, 0);
 		else if (!strcmp(argv[i], "--virtq"))
 			cut.virtq = argv[i + 1];
+		else if (!strcmp(argv[i], "--nbdkit"))
+			cut.nbdkit = argv[i + 1];
 	}
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -416,11 +452,14 @@ int main(int argc, char **argv)
 	}
 	snprintf(cut.image, sizeof(cut.image), "%s/disk", cut.dir);
 	snprintf(cut.socket, sizeof(cut.socket), "%s/socket", cut.dir);
+	snprintf(cut.nbd_socket, sizeof(cut.nbd_socket), "%s/nbd", cut.dir);
+	snprintf(cut.uri, sizeof(cut.uri), "nbd+unix:///?socket=%s", cut.nbd_socket);
 	for (unsigned int i = 0; i < count; i++) {
 		bool fine;
 
-		if (modes[i].tool && !cut.virtq) {
-			printf("# --virtq was not given\nok %u - %s # SKIP\n", i + 1, modes[i].claim);
+		if ((modes[i].tool && !cut.virtq) || (modes[i].nbd && !cut.nbdkit)) {
+			printf("# there is no %s\nok %u - %s # SKIP\n",
+			       modes[i].nbd ? "nbdkit, or no libnbd" : "virtq", i + 1, modes[i].claim);
 			continue;
 		}
 		fine = run(&modes[i], cuts);
