@@ -32,6 +32,8 @@ static const char help[] =
 "  --queue-size N      ring entries (256)\n"
 "  --notify            sleep until called, instead of polling\n"
 "  --server-pid PID    tell how much processor time that process took\n"
+"  --idle S            with it: also during S seconds in which nothing is asked of\n"
+"                      it, although we are connected\n"
 "  --check             the disk is one of --make-image: compare what is read, and\n"
 "                      write what belongs there\n"
 "  --seed N            of the random block numbers (1)\n"
@@ -53,8 +55,8 @@ static const char help[] =
 struct options {
 	struct disk_options disk;
 	const char *rw, *json, *image;
-	bool random, write, check;
-	double seconds;
+	bool random, check;
+	double seconds, idle;
 	long server_pid;
 	uint64_t seed, mib;
 };
@@ -62,6 +64,7 @@ struct options {
 struct results {
 	uint64_t requests, checked, ns;
 	double server_s;	/* -1: not asked for */
+	double idle_s;		/* of the server, while nothing was asked of it; -1: not asked for */
 	struct disk_counts counts;
 	struct histogram latency_ns;
 };
@@ -131,117 +134,135 @@ static void make_image(const char *path, uint64_t mib)
 
 /* ---- Measuring ---------------------------------------------------------- */
 
-/* User and system time of a process so far, all its threads, seconds. */
+/* The processor time of a process so far, all its threads, seconds. */
 static double process_seconds(long pid)
 {
-	unsigned long long user, system;
-	char path[64], text[1024], *rest;
-	size_t len;
-	FILE *file;
+	struct timespec t;
+	clockid_t clock;
 
-	snprintf(path, sizeof(path), "/proc/%ld/stat", pid);
-	file = fopen(path, "r");
-	if (!file)
-		die(1, "cannot read %s: %s", path, strerror(errno));
-	len = fread(text, 1, sizeof(text) - 1, file);
-	fclose(file);
-	text[len] = '\0';
-	/* The name is in brackets and may hold anything; eleven fields after it are not ours. */
-	rest = strrchr(text, ')');
-	if (!rest || sscanf(rest + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu",
-			    &user, &system) != 2)
-		die(1, "cannot understand %s", path);
-	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+	if (clock_getcpuclockid((pid_t)pid, &clock) || clock_gettime(clock, &t))
+		die(1, "there is no process %ld", pid);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 static uint64_t next_block(const struct options *o, uint64_t *state, uint64_t blocks)
 {
 	uint64_t x;
 
-	if (!o->random)
-		return (*state)++ % blocks;
+	if (!o->random) {
+		x = *state;
+		*state = x + 1 < blocks ? x + 1 : 0;
+		return x;
+	}
 	/* splitmix64: good enough to miss what a server might read ahead. */
 	x = *state += 0x9e3779b97f4a7c15u;
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-	return (x ^ x >> 31) % blocks;
+	x ^= x >> 31;
+	/* A division would take longer than the rest. */
+	return blocks <= UINT32_MAX ? (x >> 32) * blocks >> 32 : x % blocks;
 }
 
 struct run {
 	const struct options *options;
 	struct disk *disk;
 	uint64_t state;				/* of the block numbers */
+	uint64_t blocks;			/* of the disk */
 	uint64_t block[DISK_DEPTH_MAX];		/* in flight, by slot */
 	uint64_t started_ns[DISK_DEPTH_MAX];
+	uint64_t staged[DISK_DEPTH_MAX];
 	uint64_t taken;
 };
 
-static void stage(struct run *run, unsigned int slot, uint64_t now)
+static void start(struct run *run, const unsigned int *slots, unsigned int count, uint64_t now)
 {
 	const struct options *o = run->options;
 	unsigned int bytes = o->disk.block_bytes;
-	uint64_t block = next_block(o, &run->state, disk_blocks(run->disk));
 	int rc;
 
-	if (o->write && o->check)
-		fill(disk_data(run->disk, slot), block * (bytes / SECTOR), bytes);
-	run->block[slot] = block;
-	run->started_ns[slot] = now;
-	rc = disk_stage(run->disk, slot, o->write, block);
+	for (unsigned int i = 0; i < count; i++) {
+		uint64_t block = next_block(o, &run->state, run->blocks);
+
+		if (o->disk.write && o->check)
+			fill(disk_data(run->disk, slots[i]), block * (bytes / SECTOR), bytes);
+		run->block[slots[i]] = block;
+		run->started_ns[slots[i]] = now;
+		run->staged[i] = block;
+	}
+	rc = disk_send(run->disk, slots, run->staged, count);
 	if (rc)
-		die(1, "cannot add a request: %s", strerror(-rc));
+		die(1, "cannot send requests: %s", strerror(-rc));
 }
 
-static void publish(struct run *run)
+static void compare(struct run *run, const unsigned int *slots, unsigned int count,
+		    struct results *r)
 {
-	int rc = disk_publish(run->disk);
+	unsigned int bytes = run->options->disk.block_bytes;
 
-	if (rc)
-		die(1, "cannot kick: %s", strerror(-rc));
+	for (unsigned int i = 0; i < count; i++) {
+		/* Every sixteenth: looking at all would be most of what is measured. */
+		if (run->taken++ % 16)
+			continue;
+		if (!matches(disk_data(run->disk, slots[i]),
+			     run->block[slots[i]] * (bytes / SECTOR), bytes))
+			die(1, "block %llu came back with wrong data",
+			    (unsigned long long)run->block[slots[i]]);
+		r->checked++;
+	}
 }
 
 /* Take what has come back and look at it. Returns how many slots. */
 static unsigned int take(struct run *run, unsigned int *slots, struct results *r, uint64_t *now)
 {
 	const struct options *o = run->options;
-	unsigned int bytes = o->disk.block_bytes;
 	struct virtq_error err = { 0 };
 	int n = disk_take(run->disk, slots, o->disk.depth, &err);
 
 	if (n < 0)
 		die(1, "%s", err.text);
 	*now = now_ns();
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n; i++)
 		histogram_add(&r->latency_ns, *now - run->started_ns[slots[i]]);
-		/* Every sixteenth: looking at all would be most of what is measured. */
-		if (o->check && !o->write && run->taken++ % 16 == 0) {
-			if (!matches(disk_data(run->disk, slots[i]),
-				     run->block[slots[i]] * (bytes / SECTOR), bytes))
-				die(1, "block %llu came back with wrong data",
-				    (unsigned long long)run->block[slots[i]]);
-			r->checked++;
-		}
-	}
+	if (o->check && !o->disk.write)
+		compare(run, slots, (unsigned int)n, r);
 	r->requests += (unsigned int)n;
 	return (unsigned int)n;
 }
 
+static void stay_idle(const struct options *o, struct results *r)
+{
+	struct timespec time = {
+		(time_t)o->idle, (long)((o->idle - (double)(time_t)o->idle) * 1e9),
+	};
+	double before;
+
+	/* Not what it does after its last request: it may well look for more. */
+	nanosleep(&(struct timespec){ 0, 50000000 }, NULL);
+	before = process_seconds(o->server_pid);
+	nanosleep(&time, NULL);
+	r->idle_s = process_seconds(o->server_pid) - before;
+}
+
 static void measure(const struct options *o, struct results *r)
 {
+	static struct run run;
+	static struct results ignored;
 	struct virtq_error err = { 0 };
-	struct run run = { .options = o, .state = o->random ? o->seed : 0 };
 	struct disk_counts before, after;
 	unsigned int slots[DISK_DEPTH_MAX], in_flight = o->disk.depth;
 	uint64_t now, begin, end;
 	double server_before;
 
+	run.options = o;
+	run.state = o->random ? o->seed : 0;
 	if (disk_open(&run.disk, &o->disk, &err))
 		die(1, "%s", err.text);
+	run.blocks = disk_blocks(run.disk);
 	now = now_ns();
 	begin = now + (uint64_t)(o->seconds * 1e8);
 	for (unsigned int i = 0; i < o->disk.depth; i++)
-		stage(&run, i, now);
-	publish(&run);
+		slots[i] = i;
+	start(&run, slots, o->disk.depth, now);
 
 	for (int warm = 1; warm >= 0; warm--) {
 		memset(r, 0, sizeof(*r));
@@ -253,9 +274,7 @@ static void measure(const struct options *o, struct results *r)
 		do {
 			unsigned int n = take(&run, slots, r, &now);
 
-			for (unsigned int i = 0; i < n; i++)
-				stage(&run, slots[i], now);
-			publish(&run);
+			start(&run, slots, n, now);
 		} while (now < end);
 	}
 	r->ns = now - begin;
@@ -263,13 +282,13 @@ static void measure(const struct options *o, struct results *r)
 	r->counts.kicks = after.kicks - before.kicks;
 	r->counts.calls = after.calls - before.calls;
 	r->server_s = o->server_pid ? process_seconds(o->server_pid) - server_before : -1;
+	r->idle_s = -1;
 
 	/* The rest has to come back too, but does not count. */
-	while (in_flight) {
-		struct results ignored = { 0 };
-
+	while (in_flight)
 		in_flight -= take(&run, slots, &ignored, &now);
-	}
+	if (o->idle > 0)
+		stay_idle(o, r);
 	disk_close(run.disk);
 }
 
@@ -302,7 +321,10 @@ static void tell(const struct options *o, const struct results *r)
 		if (cpu >= 0)
 			printf(", %.2f us of the server's processor time", cpu);
 		printf("\n");
-		if (o->check && !o->write)
+		if (r->idle_s >= 0)
+			printf("  idle: %.1f us of the server's processor time a second\n",
+			       r->idle_s * 1e6 / o->idle);
+		if (o->check && !o->disk.write)
 			printf("  %llu requests, %llu of them compared byte by byte\n",
 			       (unsigned long long)r->requests, (unsigned long long)r->checked);
 	}
@@ -317,9 +339,12 @@ static void tell(const struct options *o, const struct results *r)
 		(unsigned long long)r->requests, (unsigned long long)r->checked,
 		(double)r->ns / 1e9, iops, p50, p99, p999, max, kicks, calls);
 	if (cpu >= 0)
-		fprintf(json, "%.4f}\n", cpu);
+		fprintf(json, "%.4f", cpu);
 	else
-		fputs("null}\n", json);
+		fputs("null", json);
+	if (r->idle_s >= 0)
+		fprintf(json, ", \"idle_us_per_s\": %.2f", r->idle_s * 1e6 / o->idle);
+	fputs("}\n", json);
 	if (ferror(json) || (to_stdout ? fflush(json) : fclose(json)))
 		die(1, "cannot write %s", o->json);
 }
@@ -339,13 +364,23 @@ static uint64_t number(const char *option, const char *text, uint64_t min, uint6
 	return v;
 }
 
+static double seconds(const char *option, const char *text)
+{
+	char *rest;
+	double v = strtod(text, &rest);
+
+	if (rest == text || *rest || !(v > 0 && v < 1e6))
+		die(2, "--%s takes a time above 0, not '%s'", option, text);
+	return v;
+}
+
 static void parse_rw(struct options *o, const char *text)
 {
 	o->rw = text;
 	o->random = !strncmp(text, "rand", 4);
 	text += o->random ? 4 : 0;
-	o->write = !strcmp(text, "write");
-	if (!o->write && strcmp(text, "read"))
+	o->disk.write = !strcmp(text, "write");
+	if (!o->disk.write && strcmp(text, "read"))
 		die(2, "--rw takes randread, randwrite, read or write, not '%s'", o->rw);
 }
 
@@ -356,12 +391,12 @@ static void parse(struct options *o, int argc, char **argv)
 		{ "seconds", 1, NULL, 's' }, { "layout", 1, NULL, 'l' },
 		{ "indirect", 0, NULL, 'i' }, { "queue-size", 1, NULL, 'q' },
 		{ "notify", 0, NULL, 'n' }, { "server-pid", 1, NULL, 'p' },
+		{ "idle", 1, NULL, 'I' },
 		{ "check", 0, NULL, 'c' }, { "seed", 1, NULL, 'S' }, { "json", 1, NULL, 'j' },
 		{ "make-image", 1, NULL, 'm' }, { "mib", 1, NULL, 'M' },
 		{ "help", 0, NULL, 'h' }, { 0 },
 	};
 	struct disk_options *d = &o->disk;
-	char *rest;
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
@@ -369,11 +404,8 @@ static void parse(struct options *o, int argc, char **argv)
 		case 'd': d->depth = (unsigned int)number("depth", optarg, 1, DISK_DEPTH_MAX); break;
 		case 'r': parse_rw(o, optarg); break;
 		case 'b': d->block_bytes = (unsigned int)number("bs", optarg, SECTOR, 1 << 24); break;
-		case 's':
-			o->seconds = strtod(optarg, &rest);
-			if (rest == optarg || *rest || !(o->seconds > 0 && o->seconds < 1e6))
-				die(2, "--seconds takes a time above 0, not '%s'", optarg);
-			break;
+		case 's': o->seconds = seconds("seconds", optarg); break;
+		case 'I': o->idle = seconds("idle", optarg); break;
 		case 'l':
 			d->packed = !strcmp(optarg, "packed");
 			if (!d->packed && strcmp(optarg, "split"))
@@ -400,6 +432,8 @@ static void parse(struct options *o, int argc, char **argv)
 	if (optind + 1 != argc)
 		die(2, "the path of one back end's socket is needed");
 	d->socket_path = argv[optind];
+	if (o->idle > 0 && !o->server_pid)
+		die(2, "--idle needs --server-pid");
 	if (d->block_bytes % SECTOR)
 		die(2, "--bs %u is no multiple of %u", d->block_bytes, SECTOR);
 	if (d->depth * (d->indirect ? 1 : 3) > d->queue_size)

@@ -22,15 +22,10 @@
 #define STALL_S 10
 #define STALL_POLLS (1u << 22)
 
-/* What lies before the blocks in shared memory, one for each slot, on lines of its own. */
+/* What lies before the blocks in shared memory, for each slot a line, as in a guest's driver. */
 struct slot_shared {
 	_Alignas(64) struct virtq_blk_req_hdr header;
-	_Alignas(64) uint8_t status;
-};
-
-struct slot {
-	struct virtq_seg segs[ELEMENTS];
-	bool write;
+	uint8_t status;
 };
 
 struct disk {
@@ -44,7 +39,12 @@ struct disk {
 	struct disk_counts counts;
 	struct slot_shared *shared;
 	uint8_t *data;
-	struct slot slots[DISK_DEPTH_MAX];
+	uint32_t expect;		/* length with which every transfer comes back */
+	uint32_t block_sectors;
+	struct virtq_seg segs[DISK_DEPTH_MAX][ELEMENTS];
+	struct virtq_buffer bufs[DISK_DEPTH_MAX];	/* of the slots */
+	struct virtq_buffer batch[DISK_DEPTH_MAX];
+	struct virtq_completion done[DISK_DEPTH_MAX];
 };
 
 __attribute__((format(printf, 3, 4)))
@@ -135,7 +135,7 @@ static int lay_out(struct disk *disk, struct virtq_features features,
 	disk->data = host + data;
 	for (unsigned int i = 0; i < o->depth; i++) {
 		uint64_t gpa = MEMORY_GPA + shared + i * sizeof(struct slot_shared);
-		struct virtq_seg *segs = disk->slots[i].segs;
+		struct virtq_seg *segs = disk->segs[i];
 
 		segs[0].addr = gpa + offsetof(struct slot_shared, header);
 		segs[0].len = sizeof(struct virtq_blk_req_hdr);
@@ -143,7 +143,15 @@ static int lay_out(struct disk *disk, struct virtq_features features,
 		segs[1].len = o->block_bytes;
 		segs[2].addr = gpa + offsetof(struct slot_shared, status);
 		segs[2].len = 1;
+		disk->bufs[i] = (struct virtq_buffer){
+			.segs = segs, .readable = o->write ? 2 : 1, .writable = o->write ? 1 : 2,
+			.token = (void *)(uintptr_t)i,
+		};
+		virtq_blk_header(&disk->shared[i].header,
+				 o->write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN, 0);
 	}
+	disk->expect = o->write ? 1 : o->block_bytes + 1;
+	disk->block_sectors = o->block_bytes / VIRTQ_BLK_SECTOR_BYTES;
 	config->ring = (struct virtq_ring){ .features = features, .size = o->queue_size,
 		.desc = host, .driver = host + shape.driver_offset,
 		.device = host + shape.device_offset };
@@ -222,27 +230,22 @@ struct disk_counts disk_counts(const struct disk *disk)
 
 /* ---- Transfers ---------------------------------------------------------- */
 
-int disk_stage(struct disk *disk, unsigned int slot, bool write, uint64_t block)
+int disk_send(struct disk *disk, const unsigned int *slots, const uint64_t *blocks,
+	      unsigned int count)
 {
-	struct slot *s = &disk->slots[slot];
-	struct virtq_buffer buf = {
-		.segs = s->segs,
-		.readable = write ? 2 : 1,
-		.writable = write ? 1 : 2,
-		.token = s,
-	};
+	uint32_t type = disk->options.write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN;
 	int rc;
 
-	virtq_blk_header(&disk->shared[slot].header, write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN,
-			 block * (disk->options.block_bytes / VIRTQ_BLK_SECTOR_BYTES));
-	disk->shared[slot].status = STATUS_UNSET;
-	s->write = write;
-	rc = virtq_driver_add(disk->driver, &buf, 1);
-	return rc < 0 ? rc : 0;
-}
+	for (unsigned int i = 0; i < count; i++) {
+		struct slot_shared *shared = &disk->shared[slots[i]];
 
-int disk_publish(struct disk *disk)
-{
+		virtq_blk_header(&shared->header, type, blocks[i] * disk->block_sectors);
+		shared->status = STATUS_UNSET;
+		disk->batch[i] = disk->bufs[slots[i]];
+	}
+	rc = virtq_driver_add(disk->driver, disk->batch, count);
+	if (rc != (int)count)
+		return rc < 0 ? rc : -ENOSPC;
 	if (!virtq_driver_publish(disk->driver))
 		return 0;
 	disk->counts.kicks++;
@@ -307,7 +310,7 @@ static int wait_called(struct disk *disk, struct virtq_completion *done, unsigne
 
 int disk_take(struct disk *disk, unsigned int *slots, unsigned int max, struct virtq_error *err)
 {
-	struct virtq_completion done[DISK_DEPTH_MAX];
+	struct virtq_completion *done = disk->done;
 	int n;
 
 	if (max > DISK_DEPTH_MAX)
@@ -318,18 +321,16 @@ int disk_take(struct disk *disk, unsigned int *slots, unsigned int max, struct v
 		return fail(err, n, "the device broke the ring: %s",
 			    virtq_fault_text(virtq_driver_fault(disk->driver).code));
 	for (int i = 0; i < n; i++) {
-		struct slot *s = done[i].token;
-		unsigned int slot = (unsigned int)(s - disk->slots);
+		unsigned int slot = (unsigned int)(uintptr_t)done[i].token;
 		/* UNTRUSTED, but only ours to look at: what it says ends the run. */
 		uint8_t status = *(volatile uint8_t *)&disk->shared[slot].status;
-		uint32_t expect = s->write ? 1 : disk->options.block_bytes + 1;
 
 		if (status != VIRTIO_BLK_S_OK)
 			return fail(err, -EIO, "a request came back with status %u", status);
-		if (done[i].written != expect)
+		if (done[i].written != disk->expect)
 			return fail(err, -EPROTO,
 				    "a request of %u writable bytes came back with a length of %u",
-				    expect, done[i].written);
+				    disk->expect, done[i].written);
 		slots[i] = slot;
 	}
 	return n;

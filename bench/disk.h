@@ -19,6 +19,7 @@ struct disk_options {
 	unsigned int block_bytes;	/* of each; a multiple of 512 */
 	unsigned int queue_size;
 	bool packed, indirect;
+	bool write;			/* what all transfers do */
 	bool notify;			/* sleep until called; otherwise poll */
 };
 
@@ -32,11 +33,12 @@ void disk_close(struct disk *disk);
 uint64_t disk_blocks(const struct disk *disk);
 void *disk_data(const struct disk *disk, unsigned int slot);
 
-/* Stage a transfer of block @block in a free slot. 0 or -errno. */
-int disk_stage(struct disk *disk, unsigned int slot, bool write, uint64_t block);
-
-/* Show the device what was staged, and kick it if it asked for that. 0 or -errno. */
-int disk_publish(struct disk *disk);
+/*
+ * Begin transfers, of block @blocks[i] in the free slot @slots[i], and kick the
+ * device if it asked for that. 0 or -errno.
+ */
+int disk_send(struct disk *disk, const unsigned int *slots, const uint64_t *blocks,
+	      unsigned int count);
 
 /*
  * Take slots whose transfer succeeded. Returns how many, at least one, or

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: MIT
 # Build optimised and measure: what `make bench` does.
 #
-# usage: bench/run.sh [--quick] [--ring] [--driver] [--fifo] [--build DIR] [--out DIR]
+# usage: bench/run.sh [--quick] [--ring] [--driver] [--blk] [--fifo] [--build DIR] [--out DIR]
 #
-#   --quick      about a minute instead of several
+#   --quick      a few minutes instead of half an hour
 #   --ring       only the rings, no disks
-#   --driver     only pools and transfers beside the bare ring; both may be given
-#   --fifo       measure these in front of everything else that runs (chrt -f)
+#   --driver     only pools and transfers beside the bare ring
+#   --blk        only disks; several of the three may be given
+#   --fifo       measure rings, pools and transfers in front of everything else that runs (chrt -f)
 #   --build DIR  build there (build-bench)
 #   --out DIR    keep every sample there as TSV, and the plots
 #
@@ -30,7 +31,7 @@ build=build-bench
 while [ $# -gt 0 ]; do
 	case $1 in
 	--quick) quick=1 ;;
-	--ring|--driver) only="$only $1" ;;
+	--ring|--driver|--blk) only="$only $1" ;;
 	--fifo) fifo='chrt -f 1' ;;
 	--build|--out)
 		[ $# -gt 1 ] || { echo "run.sh: $1 needs a directory" >&2; exit 2; }
@@ -46,7 +47,7 @@ done
 if [ ! -f "$build/build.ninja" ]; then
 	meson setup "$build" --buildtype=release -Db_ndebug=true >/dev/null
 fi
-log=$(ninja -C "$build" bench/ring bench/driver bench/blk cli/virtq 2>&1) || {
+log=$(ninja -C "$build" bench/ring bench/driver bench/blk bench/wake cli/virtq 2>&1) || {
 	echo "$log" >&2
 	exit 1
 }
@@ -102,14 +103,14 @@ measure_driver() {
 	fi
 }
 
-case $only in ''|*--ring*) measure_ring; echo ;; esac
-case $only in ''|*--driver*) measure_driver ;; esac
-[ -z "$only" ] || exit 0
+measure_blk() {
+	set -- --build "$build"
+	[ -z "$quick" ] || set -- "$@" --quick
+	[ -z "$out" ] || set -- "$@" --tsv "$out/blk.tsv"
+	python3 bench/blk.py "$@"
+	[ -z "$out" ] || bench/blk_plot.sh "$out/blk.tsv" "$out" || :
+}
 
-echo
-set -- --build "$build"
-[ -z "$quick" ] || set -- "$@" --rounds 3 --seconds 0.3
-python3 bench/blk.py "$@" ${out:+--tsv "$out/blk.tsv"}
-echo
-echo '# the same, with a client that sleeps until it is called'
-python3 bench/blk.py "$@" --notify ${out:+--tsv "$out/blk-notify.tsv"}
+case $only in ''|*--ring*) measure_ring; echo ;; esac
+case $only in ''|*--driver*) measure_driver; echo ;; esac
+case $only in ''|*--blk*) measure_blk ;; esac
