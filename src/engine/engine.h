@@ -26,6 +26,7 @@
 #include "base/check.h"
 
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
+#define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
 
 #define ENGINE_LINKS_MAX 3u		/* operations that go to the kernel in a row */
@@ -56,19 +57,22 @@ struct engine_links {
  * it from there.
  */
 struct engine_slot {
+	/* What every request needs, in one line of cache. */
 	struct engine_slot *next;	/* in completed, in ended, or waiting with the sync engine */
 	struct virtq_engine_queue *queue;
 	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
-	struct virtq_op op;		/* offset and spans move with the transfer */
 	uint64_t popped_ns;
-	uint64_t done_bytes;
 	int64_t result;			/* of the last piece, or of a held request */
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
 	uint32_t retries;
-	uint8_t chances;		/* see out_of_chances() */
 	bool performing;		/* has an operation, in the kernel or about to be */
 	bool held;
 	bool ended;			/* completed while held; by the queue's lock */
+	uint8_t chances;		/* see out_of_chances() */
+	/* What every operation needs, in the next. */
+	struct virtq_op op __attribute__((aligned(SLOT_LINE)));	/* offset and spans move on */
+	uint64_t done_bytes;
+	/* What few need. */
 	struct engine_links links;
 	/* A TIMEOUT, or a pause before trying again. @due_ns stays when it moves. */
 	struct engine_timer timer;

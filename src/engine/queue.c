@@ -61,13 +61,13 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 
 	if (!q)
 		return -ENOMEM;
-	q->slots = calloc(size, sizeof(*q->slots));
+	q->slots = aligned_alloc(SLOT_LINE, size * sizeof(*q->slots));
 	if (!q->slots) {
 		free(q);
 		return -ENOMEM;
 	}
 	for (uint32_t i = 0; i < size; i++)
-		q->slots[i].queue = q;
+		q->slots[i] = (struct engine_slot){ .queue = q };
 	pthread_mutex_init(&q->lock, NULL);
 	q->ended_end = &q->ended;
 	q->engine = e;
@@ -101,17 +101,29 @@ static unsigned int latency_bucket(uint64_t ns)
 	return bucket < VIRTQ_LATENCY_BUCKETS ? bucket : VIRTQ_LATENCY_BUCKETS - 1;
 }
 
-/* One look at the clock for the batch. */
+static void add_latency(struct virtq_engine_queue *q, uint64_t ns, uint64_t requests)
+{
+	uint64_t *count = &q->shown.latency[latency_bucket(ns)];
+
+	shm_word_write(count, *count + requests);
+}
+
+/* One look at the clock for the batch, and one count for those that were popped together. */
 static void count_latency(struct virtq_engine_queue *q)
 {
 	uint64_t now = q->engine->now_ns = engine_now_ns();
+	uint64_t popped = q->slots[q->done[0]->slot].popped_ns, requests = 0;
 
-	for (uint32_t i = 0; i < q->done_count; i++) {
+	for (uint32_t i = 0; i < q->done_count; i++, requests++) {
 		const struct engine_slot *slot = &q->slots[q->done[i]->slot];
-		uint64_t *count = &q->shown.latency[latency_bucket(now - slot->popped_ns)];
 
-		shm_word_write(count, *count + 1);
+		if (slot->popped_ns == popped)
+			continue;
+		add_latency(q, now - popped, requests);
+		popped = slot->popped_ns;
+		requests = 0;
 	}
+	add_latency(q, now - popped, requests);
 }
 
 static void push_done(struct virtq_engine_queue *q)
