@@ -143,7 +143,7 @@ static void a_closed_file_is_forgotten(void **state)
 	virtq_engine_destroy(engine);
 }
 
-/* Two queues with the same file, of which one goes; and one with more files than it may register. */
+/* Two queues with the same file, of which one goes; and one with more files than it may have. */
 static void files_are_shared_and_may_be_many(void **state)
 {
 	const struct probe *p = *state;
