@@ -134,11 +134,19 @@ void depot_open(struct depot *dp, const struct setting *s, struct virtq_store *s
 	dp->pair.device = NULL;
 }
 
+void depot_open_shared(struct depot *dp, const struct setting *s, struct virtq_store *store,
+		       uint32_t drain_ms)
+{
+	depot_open(dp, s, store, drain_ms);
+	dp->shares = true;
+}
+
 void depot_close(struct depot *dp)
 {
 	dp->pair.device = virtq_engine_remove(dp->queue);
 	virtq_engine_destroy(dp->engine);
-	virtq_store_close(dp->store);
+	if (!dp->shares)
+		virtq_store_close(dp->store);
 	close(dp->kick);
 	close(dp->call);
 	pair_close(&dp->pair);
@@ -345,4 +353,36 @@ void shadow_check(struct shadow *s, struct depot *dp)
 				.offset = at, .bytes = step }), 0);
 		assert_memory_equal(depot_data(dp, 0), s->expect + at, step);
 	}
+}
+
+/* ---- Two engines --------------------------------------------------------------- */
+
+void depot_crowd(const struct setting *s, struct virtq_store *store)
+{
+	bool forgets = strcmp(store->ops->name, "null") == 0;
+	unsigned int tags[2][24];
+	struct depot dp[2];
+
+	depot_open(&dp[0], s, store, 300);
+	depot_open_shared(&dp[1], s, store, 300);
+	for (unsigned int round = 0; round < 60; round++) {
+		struct work w = { .kind = round % 2 ? VIRTQ_STORE_READ : VIRTQ_STORE_WRITE,
+				  .bytes = 8192, .piece = round % 4 < 2 ? 3000 : 0 };
+
+		for (unsigned int i = 0; i < 48; i++) {
+			w.offset = i * 16384;
+			w.at = i * 16384 + 1;
+			if (w.kind == VIRTQ_STORE_WRITE)
+				memset(depot_data(&dp[i % 2], w.at), (int)(round + i), 8192);
+			tags[i % 2][i / 2] = depot_send(&dp[i % 2], &w);
+		}
+		for (unsigned int i = 0; i < 48; i++) {
+			assert_int_equal(depot_wait(&dp[i % 2], tags[i % 2][i / 2]), 0);
+			if (w.kind == VIRTQ_STORE_READ)
+				assert_int_equal(*depot_data(&dp[i % 2], i * 16384 + 8192),
+						 forgets ? 0 : (int)(uint8_t)(round - 1 + i));
+		}
+	}
+	depot_close(&dp[1]);
+	depot_close(&dp[0]);
 }

@@ -18,6 +18,7 @@
 struct depot {
 	struct virtq_model model;
 	struct virtq_store *store;
+	bool shares;			/* the store is another's to close */
 	struct virtq_engine *engine;
 	struct virtq_engine_queue *queue;
 	struct pair pair;
@@ -43,9 +44,11 @@ struct virtq_store *store_make_failing(struct virtq_store *inner, const char *ru
 void assert_store_refused(const char *image, const struct virtq_store_options *options,
 			  int code, const char *part);
 
-/* Takes the store. Requests in flight have @drain_ms to end when it is closed. */
+/* Takes the store, unless another depot has it already. Requests in flight have @drain_ms to end when it is closed. */
 void depot_open(struct depot *dp, const struct setting *s, struct virtq_store *store,
 		uint32_t drain_ms);
+void depot_open_shared(struct depot *dp, const struct setting *s, struct virtq_store *store,
+		       uint32_t drain_ms);
 void depot_close(struct depot *dp);
 uint8_t *depot_data(struct depot *dp, size_t at);
 /* Begin; returns the tag. */
@@ -73,6 +76,8 @@ uint64_t shadow_random(struct shadow *s);
  * on pages. Then all is read and compared.
  */
 void shadow_run(struct shadow *s, struct depot *dp, unsigned int rounds, bool rough);
+/* Work for a store of 1 MiB at least by two engines at the same time. Takes the store. */
+void depot_crowd(const struct setting *s, struct virtq_store *store);
 /* All that the store holds is as expected. */
 void shadow_check(struct shadow *s, struct depot *dp);
 

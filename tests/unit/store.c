@@ -172,6 +172,12 @@ static void ram_gives_space_back(void **state)
 	depot_close(&dp);
 }
 
+static void engines_share_memory(void **state)
+{
+	depot_crowd(*state, store_make("ram:1M", NULL));
+	depot_crowd(*state, store_make("null:1M", NULL));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -181,6 +187,7 @@ int main(void)
 		ON_ENGINES(null_reads_zeroes_and_forgets),
 		ON_ENGINES(ram_keeps_what_is_written),
 		ON_ENGINES(ram_gives_space_back),
+		ON_ENGINES(engines_share_memory),
 	};
 
 	return cmocka_run_group_tests_name("store", tests, NULL, NULL) ? 1 : 0;

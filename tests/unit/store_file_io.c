@@ -125,6 +125,15 @@ static void data_is_kept_past_the_page_cache(void **state)
 	file_drop(path);
 }
 
+static void engines_share_a_file(void **state)
+{
+	char *path = sparse_make(".", MIB);
+
+	depot_crowd(*state, store_make(path, NULL));
+	depot_crowd(*state, store_make_direct(path));
+	file_drop(path);
+}
+
 /* More elements than one call takes, and more bytes than a buffer has. */
 static void long_chains_in_small_pieces(void **state)
 {
@@ -413,6 +422,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_ENGINES(data_is_kept),
 		ON_ENGINES(data_is_kept_past_the_page_cache),
+		ON_ENGINES(engines_share_a_file),
 		ON_ENGINES(long_chains_in_small_pieces),
 		ON_ENGINES(a_cut_file_fails_where_it_ends),
 		ON_ENGINES(no_space_fails_what_needs_it),

@@ -322,6 +322,11 @@ static void the_rest_is_untouched(void **state)
 	depot_close(&dp);
 }
 
+static void engines_share_rules(void **state)
+{
+	depot_crowd(*state, failing_ram("delay=1,every=5;op=flush,error=EIO"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -335,6 +340,7 @@ int main(void)
 		ON_ENGINES(late_requests_let_others_pass),
 		ON_ENGINES(what_never_ends_is_cancelled),
 		ON_ENGINES(the_rest_is_untouched),
+		ON_ENGINES(engines_share_rules),
 	};
 
 	return cmocka_run_group_tests_name("store inject", tests, NULL, NULL) ? 1 : 0;

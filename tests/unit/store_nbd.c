@@ -121,6 +121,15 @@ static void data_is_kept(void **state)
 	data_run(*state, &s, 6 * MIB, 60, true);
 }
 
+static void engines_share_a_connection(void **state)
+{
+	struct server s;
+
+	SERVE(&s, "memory", "size=1M");
+	depot_crowd(*state, store_make(s.uri, NULL));
+	server_kill(&s, SIGTERM);
+}
+
 /* Requests of several commands, to a server that does not zero. */
 static void data_is_kept_by_poor_servers(void **state)
 {
@@ -337,6 +346,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_server_says_what_it_is),
 		ON_ENGINES(data_is_kept),
+		ON_ENGINES(engines_share_a_connection),
 		ON_ENGINES(data_is_kept_by_poor_servers),
 		ON_ENGINES(stable_writes_are_flushed),
 		ON_ENGINES(a_slow_server_is_asked_many_things_at_once),
