@@ -116,6 +116,10 @@ copy write packed "$work/split.img" "vhost-user:$sock"
 copy read split "vhost-user:$sock" "$work/again.img"
 same "re-read after writing" "$work/again.img" "$changed"
 
+say "virtq stats disk.sock"
+"$virtq" stats "$sock" | tee "$work/stats"
+grep -q 'queue 0: [1-9]' "$work/stats" || die "the server has counted nothing"
+
 say "Stop the server and check the file system on its image"
 kill -TERM "$server"
 wait "$server" || die "the server ended with status $?"
