@@ -212,8 +212,7 @@ int virtq_pool_create(struct virtq_pool **out, const struct virtq_pool_config *c
 void virtq_pool_close(struct virtq_pool *pool)
 {
 	virtq_port_shutdown(pool->port);
-	port_await_sleepers(pool->port);
-	/* Those who slept have to get out of the pool yet. */
+	/* Those who sleep wake up by that, and have to get out of the pool. */
 	pthread_mutex_lock(&pool->lock);
 	while (pool->waiters)
 		pthread_cond_wait(&pool->nobody, &pool->lock);

@@ -46,7 +46,6 @@
  * sleep on: nobody sends a signal just to sleep again.
  */
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -158,17 +157,6 @@ int wait_begin(struct virtq_pool *pool, struct waiter *w, const struct virtq_wai
 	return 0;
 }
 
-/* Has the time run out, for somebody who did not get to sleep? */
-static bool is_over(const struct waiter *w)
-{
-	struct timespec now;
-
-	if (w->deadline_ns < 0)
-		return false;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec >= w->deadline_ns;
-}
-
 /* Clear calls_fd: what it says is told once, and the call fd keeps its signal. */
 static void take_edge(struct virtq_pool *pool)
 {
@@ -187,9 +175,9 @@ int wait_sleep(struct virtq_pool *pool, struct waiter *w)
 	if (rc)
 		return rc;
 	if (virtq_driver_arm(pool->q) || is_broken(pool))
-		return !is_over(w);
+		return !port_is_over(w->deadline_ns);
 	if (!pool->threads) {
-		rc = port_sleep(pool->port, w->wait, w->deadline_ns, -1);
+		rc = port_sleep(pool->port, w->wait, w->deadline_ns);
 		virtq_notify_clear(virtq_port_call_fd(pool->port));
 	} else {
 		w->awake = false;

@@ -11,7 +11,6 @@
 #include "transfer/port.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,10 +37,6 @@ struct virtq_port {
 	int kick_error;
 	uint64_t kicks;
 	bool closed;				/* shm_flag_*() */
-	/* Who sleeps. Touched around a sleep only. */
-	pthread_mutex_t lock;
-	pthread_cond_t awake;
-	unsigned int sleepers;
 };
 
 /* ---- Set-up ------------------------------------------------------------- */
@@ -147,8 +142,6 @@ int virtq_port_create(struct virtq_port **out, const struct virtq_port_config *c
 	if (!port)
 		return error_set(err, -ENOMEM, "no memory for a queue");
 	port->kick_fd = port->call_fd = port->stop_fd = -1;
-	pthread_mutex_init(&port->lock, NULL);
-	pthread_cond_init(&port->awake, NULL);
 	rc = port_map(port, config, &plan, err);
 	if (!rc) {
 		size_t bytes = (size_t)align_up(virtq_driver_bytes(&port->config), 64);
@@ -179,8 +172,6 @@ void virtq_port_destroy(struct virtq_port *port)
 		close(port->stop_fd);
 	free(port->driver_memory);
 	virtq_mapping_unref(port->mapping);
-	pthread_cond_destroy(&port->awake);
-	pthread_mutex_destroy(&port->lock);
 	free(port);
 }
 
@@ -273,6 +264,11 @@ int64_t port_deadline(const struct virtq_wait *wait)
 	return wait->timeout_ms < 0 ? -1 : now_ns() + (int64_t)wait->timeout_ms * 1000000;
 }
 
+bool port_is_over(int64_t deadline_ns)
+{
+	return !deadline_ns || (deadline_ns > 0 && now_ns() >= deadline_ns);
+}
+
 /* The rest of the time as ppoll() wants it; NULL for ever. */
 static const struct timespec *time_left(int64_t deadline_ns, struct timespec *left)
 {
@@ -288,18 +284,8 @@ static const struct timespec *time_left(int64_t deadline_ns, struct timespec *le
 	return left;
 }
 
-static void count_sleeper(struct virtq_port *port, bool in)
-{
-	pthread_mutex_lock(&port->lock);
-	if (in)
-		port->sleepers++;
-	else if (!--port->sleepers)
-		pthread_cond_broadcast(&port->awake);
-	pthread_mutex_unlock(&port->lock);
-}
-
-static int sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		    int fd, int other_fd)
+int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
+		  int fd, int other_fd)
 {
 	struct pollfd fds[] = {
 		{ .fd = port->stop_fd, .events = POLLIN },
@@ -310,13 +296,9 @@ static int sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int6
 	struct timespec left;
 	int rc;
 
-	count_sleeper(port, true);
 	rc = ppoll(fds, 4, time_left(deadline_ns, &left), NULL);
-	if (rc < 0)
-		rc = -errno;
-	count_sleeper(port, false);
 	if (rc <= 0)
-		return rc;
+		return rc < 0 ? -errno : 0;
 	if (fds[0].revents)
 		return -ESHUTDOWN;
 	/* Readable, or an fd that is none: both end the wait, neither would go away. */
@@ -325,24 +307,9 @@ static int sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int6
 	return 1;
 }
 
-int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-	       int other_fd)
+int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns)
 {
-	return sleep_on(port, wait, deadline_ns, port->call_fd, other_fd);
-}
-
-int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		  int fd, int other_fd)
-{
-	return sleep_on(port, wait, deadline_ns, fd, other_fd);
-}
-
-void port_await_sleepers(struct virtq_port *port)
-{
-	pthread_mutex_lock(&port->lock);
-	while (port->sleepers)
-		pthread_cond_wait(&port->awake, &port->lock);
-	pthread_mutex_unlock(&port->lock);
+	return port_sleep_on(port, wait, deadline_ns, port->call_fd, -1);
 }
 
 void virtq_port_shutdown(struct virtq_port *port)
@@ -375,7 +342,7 @@ int virtq_port_wait(struct virtq_port *port, const struct virtq_wait *wait)
 		rc = virtq_port_arm(port);
 		if (rc || !deadline_ns)
 			break;
-		rc = port_sleep(port, wait, deadline_ns, -1);
+		rc = port_sleep(port, wait, deadline_ns);
 		if (rc <= 0)
 			break;
 	}

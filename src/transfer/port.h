@@ -7,26 +7,24 @@
 
 #include <virtq/port.h>
 
-/* @timeout_ms as a point in time of CLOCK_MONOTONIC, in nanoseconds; -1 for ever. */
+/* @timeout_ms as a point in time of CLOCK_MONOTONIC, in nanoseconds; -1 for ever, 0 for past. */
 int64_t port_deadline(const struct virtq_wait *wait);
 
-/*
- * Sleep until the call fd, or @other_fd if that is not -1, becomes readable,
- * or the deadline. Both fds are left as they are, and the ring is not looked at:
- * the caller has armed it. Any number of threads at a time.
- *
- * Return: 1 one of them is readable, 0 the time was over; -ECANCELED,
- *	-ESHUTDOWN, -EINTR or what poll says.
- */
-int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-	       int other_fd);
+/* Has such a time come? */
+bool port_is_over(int64_t deadline_ns);
 
-/* As port_sleep(), but for @fd in the place of the call fd. */
+/*
+ * Sleep until the call fd becomes readable, or the deadline. It is left as it is, and the
+ * ring is not looked at: the caller has armed it. Any number of threads at a time.
+ *
+ * Return: 1 it is readable, 0 the time was over; -ECANCELED, -ESHUTDOWN, -EINTR or what
+ *	poll says.
+ */
+int port_sleep(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns);
+
+/* The same, for @fd or @other_fd in the place of the call fd; -1 is none. */
 int port_sleep_on(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
 		  int fd, int other_fd);
-
-/* Return only when no thread sleeps in port_sleep() any more; after virtq_port_shutdown(). */
-void port_await_sleepers(struct virtq_port *port);
 
 /* Has it been shut down? Thread: any. */
 bool port_closed(const struct virtq_port *port);

@@ -25,8 +25,7 @@ struct transfers_host {
 	void (*wake)(struct virtq_port *port);		/* make the call fd readable */
 	bool (*is_over)(int64_t deadline_ns);
 	int64_t (*deadline)(const struct virtq_wait *wait);
-	int (*sleep)(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns,
-		     int other_fd);
+	int (*sleep)(struct virtq_port *port, const struct virtq_wait *wait, int64_t deadline_ns);
 };
 
 /* A member, or the head, of a circular list. */

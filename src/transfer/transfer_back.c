@@ -227,7 +227,7 @@ static int sleep_once(struct virtq_transfers *set, const struct virtq_wait *wait
 	}
 	if (rc < 0 || !deadline_ns)
 		return rc < 0 ? rc : 0;
-	rc = host->sleep(set->port, wait, rc ? 0 : deadline_ns, -1);
+	rc = host->sleep(set->port, wait, rc ? 0 : deadline_ns);
 	return rc < 0 ? rc : !host->is_over(deadline_ns);
 }
 

@@ -2,7 +2,6 @@
 /* What sets of transfers have from the operating system: a heap, a port, pages to close. */
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -18,17 +17,6 @@ static void wake(struct virtq_port *port)
 	virtq_notify_send(virtq_port_call_fd(port));
 }
 
-/* Has a time of port_deadline() come? */
-static bool is_over(int64_t deadline_ns)
-{
-	struct timespec now;
-
-	if (deadline_ns <= 0)
-		return !deadline_ns;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec >= deadline_ns;
-}
-
 static const struct transfers_host port_host = {
 	.driver = virtq_port_driver,
 	.renew = virtq_port_renew,
@@ -36,7 +24,7 @@ static const struct transfers_host port_host = {
 	.kick_error = port_kick_error,
 	.arm = virtq_port_arm,
 	.wake = wake,
-	.is_over = is_over,
+	.is_over = port_is_over,
 	.deadline = port_deadline,
 	.sleep = port_sleep,
 };

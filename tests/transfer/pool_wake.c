@@ -312,24 +312,35 @@ static void test_takers_hand_on_to_takers(void **state)
 static void test_whoever_finds_it_broken_tells_all(void **state)
 {
 	for (unsigned int way = 0; way < 2; way++) {
-		struct virtq_chain chains[4];
-		struct sleeper taker;
+		int fd;
 		struct rig r;
 
 		open_threads(&r, *state);
-		assert_int_equal(virtq_pool_offer_writable(r.pool, 3, 8, NULL, 0, NULL), 3);
-		/* One is outside. */
-		assert_int_equal(virtq_pool_arm(r.pool), 0);
-		start(&taker, &r, true);
-		far_lie(&r.far, 4000, 1);
-		/* One fits, and then it looks. */
-		if (way)
-			assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), -EBADMSG);
-		else
-			assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL),
-					 1);
-		end(&taker, -EBADMSG);
-		assert_true(fd_readable(virtq_port_call_fd(r.port)));
+		fd = virtq_port_call_fd(r.port);
+		/* And again, after a reset. */
+		for (unsigned int turn = 0; turn < 2; turn++) {
+			struct virtq_chain chains[4];
+			struct sleeper taker;
+
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 3, 8, NULL, 0, NULL),
+					 3);
+			/* One is outside. */
+			assert_int_equal(virtq_pool_arm(r.pool), 0);
+			start(&taker, &r, true);
+			far_lie(&r.far, 4000, 1);
+			/* One fits, and then it looks. */
+			if (way)
+				assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL),
+						 -EBADMSG);
+			else
+				assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0,
+									   NULL), 1);
+			end(&taker, -EBADMSG);
+			assert_true(fd_readable(fd));
+			virtq_driver_stop(r.q);
+			assert_int_equal(virtq_pool_reset(r.pool), way ? 3 : 4);
+			rig_again(&r);
+		}
 		rig_close(&r);
 	}
 }

@@ -447,12 +447,14 @@ static void test_broken(void **state)
 
 static void test_renew(void **state)
 {
+	struct pollfd call = { .events = POLLIN };
 	struct pair p;
 	void *token;
 
 	pair_open(&p, *(bool *)*state);
 	add(&p, 3);
 	virtq_port_publish(p.port);
+	virtq_notify_send(virtq_port_call_fd(p.port));
 	assert_int_equal(virtq_port_renew(p.port), -EBUSY);
 	assert_int_equal(virtq_driver_in_flight(virtq_port_driver(p.port)), 3);
 	virtq_driver_stop(virtq_port_driver(p.port));
@@ -460,6 +462,9 @@ static void test_renew(void **state)
 		;
 	assert_int_equal(virtq_port_renew(p.port), 0);
 	assert_int_equal(virtq_driver_room(virtq_port_driver(p.port)), 8);
+	/* What the old ring's device had signalled is no news of this one. */
+	call.fd = virtq_port_call_fd(p.port);
+	assert_int_equal(poll(&call, 1, 0), 0);
 	pair_close(&p);
 }
 
