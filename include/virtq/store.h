@@ -144,7 +144,8 @@ struct virtq_store_options {
  * @out:   receives the store
  * @image: a path: a regular file or block device, locked as long as it is open,
  *           shared if read-only, exclusive otherwise;
- *         "null:SIZE": reads as nothing in particular, forgets what is written;
+ *         "null:SIZE": for measuring only. Forgets what is written, and to read
+ *           leaves the driver's memory as it is, with whatever lies there;
  *         "ram:SIZE": memory, zeroes at first, gone at the end;
  *         "nbd://HOST[:PORT]/EXPORT", "nbds://", "nbd+unix:///EXPORT?socket=PATH":
  *           whatever an NBD server has, where the library was built with libnbd.

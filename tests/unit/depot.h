@@ -44,9 +44,10 @@ struct virtq_store *store_make_failing(struct virtq_store *inner, const char *ru
 void assert_store_refused(const char *image, const struct virtq_store_options *options,
 			  int code, const char *part);
 
-/* Takes the store, unless another depot has it already. Requests in flight have @drain_ms to end when it is closed. */
+/* Takes the store. Requests in flight have @drain_ms to end when it is closed. */
 void depot_open(struct depot *dp, const struct setting *s, struct virtq_store *store,
 		uint32_t drain_ms);
+/* Does not take it: another has. */
 void depot_open_shared(struct depot *dp, const struct setting *s, struct virtq_store *store,
 		       uint32_t drain_ms);
 void depot_close(struct depot *dp);

