@@ -80,6 +80,7 @@ struct soak {
 
 	/* of the round */
 	bool packed, rough;
+	char settings[256];		/* what the dice gave, for whoever looks for a fault */
 	struct virtq_engine *engine[ENGINES];
 	struct virtq_model *model;
 	struct virtq_vhost_user_server *server;
@@ -92,6 +93,7 @@ struct soak {
 	uint64_t reads, writes, others, failed, settled, wrong;
 	uint64_t sent, answered, taken_back;
 	uint64_t queue_resets, stops, device_resets, reconnects, pauses, moves;
+	uint32_t uses;			/* VIRTQ_USE_... of any engine so far */
 	size_t rss_first, rss_last, rss_most;
 	unsigned int fds_first;
 };
@@ -108,7 +110,7 @@ static void complain(enum claim claim, const char *format, ...)
 	va_start(args, format);
 	vprintf(format, args);
 	va_end(args);
-	printf("\n%s %d - %s%s\n", meant ? "ok" : "not ok", meant ? 1 : claim + 1,
+	printf("\n# round: %s\n%s %d - %s%s\n", soak.settings, meant ? "ok" : "not ok", meant ? 1 : claim + 1,
 	       meant ? "noticed: not " : "", claims[claim]);
 	fflush(stdout);
 	if (soak.image[0]) {
@@ -175,12 +177,12 @@ static const struct virtq_store_ops liar_ops = {
 	.name = "liar", .start = liar_start, .finish = liar_finish, .close = liar_close,
 };
 
-static struct virtq_store *make_store(void)
+static struct virtq_store *make_store(const struct virtq_store_options *options)
 {
 	struct virtq_store *store;
 	struct virtq_error err;
 
-	must(virtq_store_open(&store, soak.image, NULL, &err), "store", &err);
+	must(virtq_store_open(&store, soak.image, options, &err), "store", &err);
 	if (soak.rough)
 		must(virtq_store_inject(&store, store, RULES, &err), "inject", &err);
 	if (soak.lie != LIE_NONE) {
@@ -226,30 +228,73 @@ static void *meddle(void *arg)
 	return NULL;
 }
 
+static bool one_in(uint32_t n)
+{
+	return !dice_below(&soak.dice, n);
+}
+
+__attribute__((format(printf, 1, 2)))
+static void note(const char *format, ...)
+{
+	size_t used = strlen(soak.settings);
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(soak.settings + used, sizeof(soak.settings) - used, format, args);
+	va_end(args);
+}
+
+/* Of any kind, so that queues also go from one kind to the other. */
+static void make_engine(unsigned int i, bool sync)
+{
+	struct virtq_engine_config config = {
+		.kind = sync ? VIRTQ_ENGINE_SYNC : VIRTQ_ENGINE_AUTO,
+		.entries = 8u << dice_below(&soak.dice, 6),
+		.spin = one_in(10) ? VIRTQ_SPIN_ALWAYS : one_in(2) ? VIRTQ_SPIN_OFF : VIRTQ_SPIN_AUTO,
+		.drain_ms = soak.rough ? DRAIN_MS : 0,
+		.demand = (one_in(3) ? VIRTQ_USE_SQPOLL : 0) | (one_in(3) ? VIRTQ_USE_BUFFERS : 0),
+		.forbid = one_in(2) ? dice_below(&soak.dice, 256) : 0,
+	};
+	struct virtq_error err;
+
+	must(virtq_engine_create(&soak.engine[i], &config, &err), "engine", &err);
+	soak.uses |= virtq_engine_uses(soak.engine[i]);
+	note("%s, %u entries, spin %d, uses 0x%x; ", sync ? "sync" : "uring", config.entries,
+	     (int)config.spin, virtq_engine_uses(soak.engine[i]));
+}
+
+static void make_disk(void)
+{
+	struct virtq_blk_options options = {
+		.queues = QUEUES, .serial = SERIAL, .write_through = one_in(4),
+	};
+	struct virtq_store_options store = { .direct = one_in(2) };
+	struct virtq_error err;
+
+	options.store = make_store(&store);
+	must(virtq_blk_create(&soak.model, &options, &err), "disk", &err);
+	note("%s%s", store.direct ? "direct, " : "", options.write_through ? "write through, " : "");
+}
+
 static void round_open(unsigned int number)
 {
 	static uint64_t seed;
-	struct virtq_blk_options options = { .queues = QUEUES, .serial = SERIAL };
 	struct virtq_vhost_user_server_config config = {
 		.engines = soak.engine, .engine_count = ENGINES,
 		.features = virtq_ring_features_usual(),
+		.coalesce_us = one_in(3) ? 200 : 0,
 	};
 	struct virtq_error err;
 
 	soak.packed = number & 1;
 	soak.rough = soak.lie == LIE_NONE && (number & 2);
-	for (unsigned int i = 0; i < ENGINES; i++) {
-		/* Sometimes two kinds, and queues go from one to the other. */
-		struct virtq_engine_config engine = {
-			.kind = i && number % 3 == 2 ? VIRTQ_ENGINE_SYNC : VIRTQ_ENGINE_AUTO,
-			.spin_us = dice_below(&soak.dice, 2) * 50,
-			.drain_ms = soak.rough ? DRAIN_MS : 0,
-		};
-
-		must(virtq_engine_create(&soak.engine[i], &engine, &err), "engine", &err);
-	}
-	options.store = make_store();
-	must(virtq_blk_create(&soak.model, &options, &err), "disk", &err);
+	soak.settings[0] = 0;
+	note("%s, %s, ", soak.packed ? "packed" : "split", soak.rough ? "rough" : "quiet");
+	for (unsigned int i = 0; i < ENGINES; i++)
+		make_engine(i, i && number % 3 == 2);
+	make_disk();
+	config.coalesce_count = config.coalesce_us ? 8 : 0;
+	note("coalesced %u", config.coalesce_count);
 	config.model = soak.model;
 	config.listen_fd = soak.listen_fd = must(virtq_vhost_user_listen(soak.socket, &err),
 						 "listen", &err);
@@ -707,8 +752,8 @@ int main(int argc, char **argv)
 	       (unsigned long long)soak.queue_resets, (unsigned long long)soak.stops,
 	       (unsigned long long)soak.device_resets, (unsigned long long)soak.reconnects,
 	       (unsigned long long)soak.pauses, (unsigned long long)soak.moves);
-	printf("ok 3 - %s\n# %llu failed, %llu refused\n", claims[CLAIM_ERRORS],
-	       (unsigned long long)soak.failed, (unsigned long long)soak.wrong);
+	printf("ok 3 - %s\n# %llu failed, %llu refused; engines used 0x%x\n", claims[CLAIM_ERRORS],
+	       (unsigned long long)soak.failed, (unsigned long long)soak.wrong, soak.uses);
 	printf("ok 4 - %s\n# resident %zu KiB after %u of %u rounds, then %zu at the most, %zu at the end\n1..4\n",
 	       claims[CLAIM_FLAT], soak.rss_first >> 10, settled_by, rounds, soak.rss_most >> 10,
 	       soak.rss_last >> 10);

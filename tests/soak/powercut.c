@@ -337,6 +337,7 @@ static bool write_until(uint64_t answers)
 
 /* ---- Afterwards ------------------------------------------------------------------------ */
 
+/* BLK-DEV-017 where the promise comes with the write, BLK-DEV-018 where it comes with a flush. */
 static bool check_image(void)
 {
 	static uint8_t all[SECTORS * SECTOR];
