@@ -147,11 +147,6 @@ static int send_kept(struct virtq_transfers *set, struct virtq_transfer *const *
 	if (UNLIKELY(!n))
 		return -EBUSY;
 	rc = settle(set, which, n, virtq_driver_again(set->q, kept, n));
-	if (UNLIKELY(rc == -EINVAL)) {
-		/* The port was renewed by another hand, and its entries are gone. */
-		transfer_unkeep(which[0]);
-		return send_fresh(set, which, count);
-	}
 	if (LIKELY(rc > 0))
 		set->kept_idle -= (uint32_t)rc;
 	return rc;

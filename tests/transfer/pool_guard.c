@@ -83,7 +83,7 @@ static void test_guard(void **state)
 	rig_close(&r);
 }
 
-/* ---- Every way there and back ------------------------------------------------------------------ */
+/* ---- Every way there and back ----------------------------------------------- */
 
 /* Can the kernel read the byte for us? It says no where an access would fault. */
 static bool is_open(const void *at)

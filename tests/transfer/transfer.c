@@ -268,6 +268,28 @@ static void kept_entries_make_room(void **state)
 /* ---- Coming back ---------------------------------------------------------- */
 
 /* The device returns them the other way round, unless it has promised not to. */
+/* As many as the caller has room for, whatever comes in one piece from the ring. */
+static void many_told_at_once(void **state)
+{
+	enum { MANY = 70 };
+	static const struct rig_shape large = { .size = 256, .transfers_max = MANY + 2 };
+	struct virtq_transfer *all[MANY], *done[MANY + 2];
+	struct rig r;
+
+	rig_open(&r, *state, &large);
+	for (unsigned int i = 0; i < MANY; i++)
+		all[i] = rig_prepare(&r, i, NULL);
+	for (unsigned int round = 0; round < 2; round++) {
+		assert_int_equal(virtq_transfer_send(r.set, all, MANY), MANY);
+		assert_int_equal(rig_serve(&r, MANY, NULL, 1, 1), MANY);
+		assert_int_equal(virtq_transfers_poll(r.set, done, MANY - 1, NULL), MANY - 1);
+		assert_int_equal(virtq_transfers_poll(r.set, done + MANY - 1, 3, NULL), 1);
+		for (unsigned int i = 0; i < MANY; i++)
+			assert_ptr_equal(done[i], all[i]);
+	}
+	rig_close(&r);
+}
+
 static void told_as_the_device_returned_them(void **state)
 {
 	const struct setting *on = *state;
@@ -490,7 +512,7 @@ int main(void)
 		EACH(two_readable_two_writable), EACH(pieces_hidden_in_flight),
 		EACH(sent_again_with_new_content), EACH(batch_in_order),
 		EACH(one_kick_for_a_batch), EACH(partly_sent_when_full),
-		EACH(kept_entries_make_room), EACH(told_as_the_device_returned_them),
+		EACH(kept_entries_make_room), EACH(many_told_at_once), EACH(told_as_the_device_returned_them),
 		EACH(ids_never_repeat), EACH(refused_prepare_returns_everything),
 		EACH(never_fits), EACH(broken_ring_is_told),
 	};

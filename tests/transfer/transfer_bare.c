@@ -126,7 +126,8 @@ static void count_pages(void *arg, void *page, size_t bytes, bool closed)
 /* Staged: no kick, no call of the device's; and the pages are closed. */
 static void staged_without_a_port(void **state)
 {
-	_Alignas(4096) static uint8_t data[4096];
+	/* A page, and the beginning of another. */
+	_Alignas(4096) static uint8_t data[4096 + 100];
 	struct virtq_transfers_config config = { .transfers_max = 2, .pieces_max = 1,
 						 .guard = count_pages };
 	struct virtq_piece piece = { data, sizeof(data), 0 };

@@ -76,6 +76,32 @@ static void abandoned_after_it_was_used(void **state)
 		assert_int_equal(told[i].calls, 1);
 }
 
+/* Whoever looks for room in the ring finds it, and ends it before he returns. */
+static void abandoned_and_found_by_who_sends(void **state)
+{
+	static const struct rig_shape small = { .size = 4, .transfers_max = 8 };
+
+	for (unsigned int stage = 0; stage < 2; stage++) {
+		struct told told = { 0 };
+		struct virtq_transfer *t[6];
+		unsigned int sent = 0;
+		struct rig r;
+
+		rig_open(&r, *state, &small);
+		for (unsigned int i = 0; i < 6; i++)
+			t[i] = rig_prepare(&r, i, i ? NULL : &told);
+		while (sent < 5 && virtq_transfer_send(r.set, &t[sent], 1) == 1)
+			sent++;
+		virtq_transfer_abandon(t[0]);
+		assert_int_equal(rig_serve(&r, 1, NULL, 3, 1), 1);
+		assert_int_equal(told.calls, 0);
+		assert_int_equal((stage ? virtq_transfer_stage : virtq_transfer_send)
+				 (r.set, &t[5], 1), 1);
+		assert_told(&told, &r, 0, 0, 3);
+		rig_close(&r);
+	}
+}
+
 struct count {
 	unsigned int calls;
 	uint8_t *busy;
@@ -298,7 +324,7 @@ int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(abandoned_before_it_is_sent), EACH(abandoned_in_flight),
-		EACH(abandoned_after_it_was_used), EACH(fire_and_forget),
+		EACH(abandoned_after_it_was_used), EACH(fire_and_forget), EACH(abandoned_and_found_by_who_sends),
 		EACH(reset_brings_all_back), EACH(destroy_releases_all),
 		EACH(abandoned_after_a_reset), EACH(next_set_keeps_again),
 	};

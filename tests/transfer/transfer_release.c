@@ -158,6 +158,41 @@ static void found_in_a_release_is_due(void **state)
 	}
 }
 
+static void shut_down(void *arg, const struct virtq_piece *pieces, unsigned int readable,
+		      unsigned int writable, int status)
+{
+	const struct rig *r = arg;
+
+	(void)pieces;
+	(void)readable;
+	(void)writable;
+	(void)status;
+	virtq_port_shutdown(r->port);
+}
+
+/* What came back while release functions ran is ended before somebody sleeps. */
+static void found_in_a_release_is_not_slept_over(void **state)
+{
+	static const struct rig_shape two = { .transfers_max = 2 };
+	struct virtq_wait long_enough = { .timeout_ms = 5000 };
+	struct virtq_transfer *t, *other, *done[2];
+	struct latecomer late = { 0 };
+	struct rig r;
+
+	rig_open(&r, *state, &two);
+	late.r = &r;
+	t = rig_prepare_with(&r, 8, find_another, &late);
+	other = rig_prepare_with(&r, 0, shut_down, &r);
+	rig_send(&r, t);
+	rig_send(&r, other);
+	virtq_transfer_abandon(t);
+	virtq_transfer_abandon(other);
+	assert_int_equal(rig_serve(&r, 1, NULL, 1, 1), 1);
+	assert_int_equal(virtq_transfers_poll(r.set, done, 2, &long_enough), -ESHUTDOWN);
+	virtq_transfer_abandon(late.t);
+	rig_close(&r);
+}
+
 /* ---- While the queue is reset, or the set ends ----------------------------- */
 
 struct relief {
@@ -296,7 +331,8 @@ int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(release_prepares_and_sends), EACH(release_ends_another),
-		EACH(found_in_a_release_is_due), EACH(nothing_sent_while_it_is_reset),
+		EACH(found_in_a_release_is_due),
+		EACH(found_in_a_release_is_not_slept_over), EACH(nothing_sent_while_it_is_reset),
 		EACH(nothing_new_while_it_ends), EACH(staged_in_a_release_function),
 	};
 

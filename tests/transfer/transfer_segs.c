@@ -236,12 +236,39 @@ static void unchecked_asks_for_the_first_byte(void **state)
 	segs_close(&s);
 }
 
+/* The length of an element has 32 bits: 4 GiB are two. */
+static void longer_than_an_element_can_be(void **state)
+{
+#if SIZE_MAX > UINT32_MAX
+	struct virtq_piece piece, was;
+	struct virtq_transfer *t;
+	struct segs_rig s;
+
+	segs_open(&s, *state, false, 3);
+	piece = rig_piece(&s.r, 0, (size_t)1 << 32);
+	assert_int_equal(virtq_transfer_prepare_unchecked(s.set, &t, &piece, 0, 1, NULL, NULL), 0);
+	assert_int_equal(virtq_transfer_send(s.set, &t, 1), 1);
+	assert_int_equal(virtq_driver_room(virtq_port_driver(s.r.port)), 16 - 2);
+	/* That was all that a chain can hold. */
+	was = piece = rig_piece(&s.r, 0, ((size_t)1 << 32) + 1);
+	assert_int_equal(virtq_transfer_prepare_unchecked(s.set, &t, &piece, 0, 1, NULL, NULL),
+			 -EINVAL);
+	assert_memory_equal(&piece, &was, sizeof(was));
+	segs_close(&s);
+#else
+	(void)state;
+	print_message("sizes of 32 bits: there is no such piece\n");
+	skip();
+#endif
+}
+
 int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(through_a_map_of_several_regions), EACH(more_elements_than_it_was_made_for),
 		EACH(through_a_callback), EACH(neighbours_are_one_element),
 		EACH(what_the_callback_says_goes), EACH(unchecked_asks_for_the_first_byte),
+		EACH(longer_than_an_element_can_be),
 	};
 
 	return rig_run("transfers reach", each, sizeof(each) / sizeof(each[0]), NULL, 0);

@@ -230,10 +230,13 @@ static void found_by_who_sends_is_called_for(void **state)
 /* Whoever looks is awake, also if there is nothing: no call is wanted before he arms again. */
 static void looking_takes_the_wish_back(void **state)
 {
-	struct virtq_wait soon = { .timeout_ms = 1 };
+	int cancel = virtq_notify_open();
+	struct virtq_wait soon = { .timeout_ms = 1 }, cancelled = { -1, &cancel };
 	struct virtq_transfer *t, *back, *done[1];
 	struct rig r;
 
+	assert_true(cancel >= 0);
+	virtq_notify_send(cancel);
 	rig_open(&r, *state, &usual);
 	t = rig_prepare(&r, 0, NULL);
 	back = rig_prepare(&r, 1, NULL);
@@ -241,7 +244,7 @@ static void looking_takes_the_wish_back(void **state)
 	rig_send(&r, back);
 	assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
 	assert_int_equal(virtq_transfers_poll(r.set, done, 1, NULL), 1);
-	for (unsigned int way = 0; way < 5; way++) {
+	for (unsigned int way = 0; way < 6; way++) {
 		rig_send(&r, t);
 		assert_int_equal(virtq_transfers_arm(r.set), 0);
 		if (way == 0)
@@ -252,13 +255,16 @@ static void looking_takes_the_wish_back(void **state)
 			assert_int_equal(virtq_transfer_check(back), 1);
 		else if (way == 3)
 			assert_int_equal(virtq_transfer_wait(t, &soon), 0);
-		else
+		else if (way == 4)
 			assert_int_equal(virtq_transfers_poll(r.set, done, 1, &soon), 0);
+		else
+			assert_int_equal(virtq_transfer_wait(t, &cancelled), -ECANCELED);
 		assert_int_equal(rig_serve(&r, 1, NULL, 0, 0), 1);
 		assert_false(fd_readable(virtq_port_call_fd(r.port)));
 		assert_int_equal(virtq_transfers_poll(r.set, done, 1, NULL), 1);
 	}
 	rig_close(&r);
+	close(cancel);
 }
 
 struct stream {
