@@ -33,7 +33,7 @@
 #define LIE_PATIENCE_NS UINT64_C(4000000000)
 #define HANGS_NS UINT64_C(1000000000)	/* in a rough round its queue is reset then */
 #define DRAIN_MS 50			/* what hangs is cancelled so late after a pause */
-#define FLAT_BYTES (2u << 20)
+#define FLAT_BYTES (3u << 20)		/* allocators are lumpy */
 #define SERIAL "soak"
 
 /* What goes wrong in rough rounds. Whole sectors: a torn one is no fault of the device's. */
@@ -258,7 +258,6 @@ static void make_engine(unsigned int i, bool sync)
 	struct virtq_error err;
 
 	must(virtq_engine_create(&soak.engine[i], &config, &err), "engine", &err);
-	soak.uses |= virtq_engine_uses(soak.engine[i]);
 	note("%s, %u entries, spin %d, uses 0x%x; ", sync ? "sync" : "uring", config.entries,
 	     (int)config.spin, virtq_engine_uses(soak.engine[i]));
 }
@@ -313,8 +312,10 @@ static void round_close(void)
 	pthread_join(soak.serving, NULL);
 	virtq_vhost_user_server_destroy(soak.server);
 	virtq_model_destroy(soak.model);
-	for (unsigned int i = 0; i < ENGINES; i++)
+	for (unsigned int i = 0; i < ENGINES; i++) {
+		soak.uses |= virtq_engine_uses(soak.engine[i]);
 		virtq_engine_destroy(soak.engine[i]);
+	}
 	close(soak.listen_fd);
 	unlink(soak.socket);
 }
