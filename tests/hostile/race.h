@@ -131,8 +131,7 @@ struct run {
 	bool in_order;
 };
 
-static inline int race_run(const char *name, void (*test)(void **state), const char *split,
-			   const char *packed)
+static inline int race_run(const char *name, const char *what, void (*test)(void **state))
 {
 	static struct run runs[] = {
 		{ { .size = 16, .event_idx = true, .name = "split event" }, false },
@@ -147,8 +146,7 @@ static inline int race_run(const char *name, void (*test)(void **state), const c
 	struct matrix m = { 0 };
 
 	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
-		matrix_add_shapes(&m, runs[i].shape.packed ? packed : split, test,
-				  &runs[i].shape, 1);
+		matrix_add_shapes(&m, what, test, &runs[i].shape, 1);
 	return matrix_run(&m, name);
 }
 
