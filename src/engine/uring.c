@@ -266,7 +266,7 @@ static void prepare_transfer(struct virtq_engine *e, struct io_uring_sqe *sqe,
 static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
 		    const struct engine_slot *slot, const struct virtq_op *op)
 {
-	int file;
+	const struct uring_use *file;
 
 	switch (op->kind) {
 	case VIRTQ_OP_READ:
@@ -290,10 +290,15 @@ static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
 	if (op->kind > VIRTQ_OP_SYNC || !(op->flags & VIRTQ_OP_FILE_STAYS))
 		return;
 	file = uring_file(e, slot->queue, op->fd);
-	if (file >= 0) {
-		sqe->fd = file;
+	if (!file)
+		return;
+	if (file->at >= 0) {
+		sqe->fd = file->at;
 		sqe->flags |= IOSQE_FIXED_FILE;
 	}
+	/* It would try without waiting, in vain, and hand it to a worker then. */
+	if (file->waits)
+		sqe->flags |= IOSQE_ASYNC;
 }
 
 /*

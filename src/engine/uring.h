@@ -35,8 +35,10 @@ struct uring_buffer {
 
 /* What of these one queue uses. */
 struct uring_queue {
-	struct {
-		int fd, at;		/* @at -1: the kernel did not take it */
+	struct uring_use {
+		int fd;
+		int at;			/* its entry, -1 if the kernel did not take it */
+		bool waits;		/* the kernel has no way to read it without waiting */
 	} files[URING_QUEUE_FILES];
 	uint32_t file_count;
 	uint32_t *buffers;		/* entries of the table */
@@ -81,8 +83,8 @@ void uring_enter_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 void uring_leave_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 void uring_remap_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 
-/* The entry of a file that stays open, registered at its first use; -1 if it has none. */
-int uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd);
+/* What is known of a file that stays open, found out at its first use; NULL for nothing. */
+const struct uring_use *uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd);
 
 /* The entry that holds all of a piece of memory; -1 if none does. */
 int uring_buffer(const struct virtq_engine *e, struct virtq_engine_queue *q, const void *base,

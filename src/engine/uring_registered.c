@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Files and guest memory registered with the kernel, so that it need not look
- * them up for each operation.
+ * What is found out once so that it need not be for each operation: files and
+ * guest memory are registered with the kernel, and files that always make the
+ * reader wait are told from others.
  *
  * A file is registered when an operation with VIRTQ_OP_FILE_STAYS first names
  * it, for as long as a queue that named it is on the engine; memory while a
@@ -16,6 +17,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/shm.h"
@@ -59,12 +62,26 @@ int uring_register_tables(struct virtq_engine *e)
 
 /* ---- Files --------------------------------------------------------------- */
 
+/*
+ * Is every read that must not wait refused? tmpfs is like that, and some network
+ * file systems. The byte is read from regular files only: there it changes nothing.
+ */
+static bool always_waits(int fd)
+{
+	uint8_t byte;
+	struct iovec iov = { &byte, 1 };
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+	       preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
+}
+
 static int take_file(struct virtq_engine *e, int fd)
 {
 	struct uring *u = e->uring;
 	int empty = -1;
 
-	for (uint32_t i = 0; i < URING_FILES; i++) {
+	for (uint32_t i = 0; u->fixed_files && i < URING_FILES; i++) {
 		/* Whoever uses it keeps it open: the number still means the same file. */
 		if (u->files[i].users && u->files[i].fd == fd) {
 			u->files[i].users++;
@@ -89,20 +106,25 @@ static void drop_file(struct virtq_engine *e, int at)
 		io_uring_register_files_update(&u->ring, (unsigned int)at, &none, 1);
 }
 
-int uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd)
+const struct uring_use *uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd)
 {
 	struct uring_queue *uq = q->uring;
+	struct uring_use *use;
 
 	if (UNLIKELY(!uq))
-		return -1;
+		return NULL;
 	for (uint32_t i = 0; i < uq->file_count; i++)
 		if (LIKELY(uq->files[i].fd == fd))
-			return uq->files[i].at;
-	if (!e->uring->fixed_files || uq->file_count == URING_QUEUE_FILES)
-		return -1;
-	uq->files[uq->file_count].fd = fd;
-	uq->files[uq->file_count].at = take_file(e, fd);
-	return uq->files[uq->file_count++].at;
+			return &uq->files[i];
+	if (uq->file_count == URING_QUEUE_FILES)
+		return NULL;
+	use = &uq->files[uq->file_count++];
+	*use = (struct uring_use){ .fd = fd, .at = take_file(e, fd) };
+	if (!(e->config.forbid & VIRTQ_USE_WORKERS) && always_waits(fd)) {
+		use->waits = true;
+		shm_word_write(&e->uses, e->uses | VIRTQ_USE_WORKERS);
+	}
+	return use;
 }
 
 /* ---- Memory -------------------------------------------------------------- */
@@ -213,8 +235,7 @@ int uring_buffer(const struct virtq_engine *e, struct virtq_engine_queue *q, con
 void uring_enter_queue(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	/* Without it the queue works as well, with nothing registered. */
-	q->uring = e->uring->fixed_files || e->uring->fixed_buffers ?
-		   calloc(1, sizeof(*q->uring)) : NULL;
+	q->uring = calloc(1, sizeof(*q->uring));
 	if (q->uring)
 		take_buffers(e, q);
 }

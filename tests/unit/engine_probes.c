@@ -8,12 +8,14 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ALL_USES 255u
+#define ALL_USES 511u
 
 struct probe {
 	struct setting setting;
@@ -31,6 +33,7 @@ PROBE(sqpoll_shared, VIRTQ_USE_SQPOLL, VIRTQ_USE_SINGLE_ISSUER, 0);
 PROBE(buffers, VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(everything, VIRTQ_USE_SQPOLL | VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(no_files, VIRTQ_USE_BUFFERS, VIRTQ_USE_FILES, 0);
+PROBE(no_workers, 0, VIRTQ_USE_WORKERS, 0);
 PROBE(no_links, 0, VIRTQ_USE_LINKS, 0);
 PROBE(no_ring_fd, 0, VIRTQ_USE_RING_FD, 0);
 PROBE(no_single_issuer, 0, VIRTQ_USE_SINGLE_ISSUER, 0);
@@ -177,6 +180,27 @@ static void files_are_shared_and_may_be_many(void **state)
 	for (unsigned int i = 0; i < 8; i++)
 		close(fds[i]);
 	file_drop(path);
+	virtq_engine_destroy(engine);
+}
+
+/* A memory file has no reads that do not wait; the byte that tells is not missed afterwards. */
+static void a_file_that_always_waits_is_told_from_others(void **state)
+{
+	const struct probe *p = *state;
+	struct virtq_engine *engine = engine_of_probe(p);
+	int fd = memfd_create("probe", MFD_CLOEXEC);
+	uint8_t bytes[64], content[64], byte;
+	struct iovec iov = { &byte, 1 };
+	bool waits;
+
+	memset(content, 'w', sizeof(content));
+	assert_int_equal(write(fd, content, sizeof(content)), sizeof(content));
+	waits = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0;
+	read_through(engine, &p->setting, fd, bytes);
+	assert_memory_equal(bytes, content, sizeof(content));
+	assert_int_equal(!!(virtq_engine_uses(engine) & VIRTQ_USE_WORKERS),
+			 waits && !(p->forbid & VIRTQ_USE_WORKERS));
+	close(fd);
 	virtq_engine_destroy(engine);
 }
 
@@ -465,7 +489,7 @@ static void a_row_may_move(void **state)
 
 #define ON_USES(test) \
 	ON(habit, test), ON(nothing, test), ON(sqpoll, test), ON(sqpoll_shared, test), \
-	ON(buffers, test), ON(everything, test), ON(no_files, test), ON(no_links, test), \
+	ON(buffers, test), ON(everything, test), ON(no_files, test), ON(no_workers, test), ON(no_links, test), \
 	ON(no_ring_fd, test), ON(no_single_issuer, test), ON(no_defer, test), \
 	ON(no_multishot, test)
 
@@ -478,6 +502,9 @@ int main(void)
 		ON(no_files, a_closed_file_is_forgotten),
 		ON(habit, files_are_shared_and_may_be_many),
 		ON(everything, files_are_shared_and_may_be_many),
+		ON(habit, a_file_that_always_waits_is_told_from_others),
+		ON(no_files, a_file_that_always_waits_is_told_from_others),
+		ON(no_workers, a_file_that_always_waits_is_told_from_others),
 		ON(habit, memory_is_replaced_under_load),
 		ON(buffers, memory_is_replaced_under_load),
 		ON(everything, memory_is_replaced_under_load),
