@@ -115,6 +115,8 @@ static enum virtq_verdict go_on(struct blk *blk, struct blk_req *br, struct virt
 				enum virtq_verdict verdict)
 {
 	while (verdict == VIRTQ_DONE) {
+		if (br->cancelled)
+			return answer(br, VIRTIO_BLK_S_IOERR);
 		if (br->io.kind == VIRTQ_STORE_ZERO && br->io.result == -EOPNOTSUPP)
 			write_zeroes(br);
 		else if (br->io.result || !next_piece(blk, br))
@@ -252,6 +254,7 @@ enum virtq_verdict blk_start(struct virtq_model *model, struct virtq_req *req,
 
 	br->type = le32_value(hdr.type);
 	br->range_count = 0;
+	br->cancelled = false;
 	/* One look: the mode may change while the request is under way (BLK-DEV-017). */
 	br->stable = shm_flag_read(&blk->stable);
 	br->io.req = req;
@@ -299,7 +302,9 @@ enum virtq_verdict blk_finish(struct virtq_model *model, struct virtq_req *req,
 void blk_cancel(struct virtq_model *model, struct virtq_req *req)
 {
 	struct blk *blk = blk_of(model);
+	struct blk_req *br = blk_req_of(req);
 
+	br->cancelled = true;
 	if (blk->store->ops->cancel)
-		blk->store->ops->cancel(blk->store, &blk_req_of(req)->io);
+		blk->store->ops->cancel(blk->store, &br->io);
 }

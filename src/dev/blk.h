@@ -50,6 +50,7 @@ struct blk_req {
 	uint8_t *status;	/* LOAN: the chain's last writable byte */
 	uint32_t type;
 	bool stable;		/* writes are stable when they end: the mode as it began */
+	bool cancelled;		/* begins nothing more */
 	uint32_t range_count;	/* 0 for a request without ranges */
 	uint32_t ranges_begun;
 	struct virtq_store_io io;

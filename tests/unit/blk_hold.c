@@ -186,25 +186,36 @@ static void *end_late(void *arg)
 	return NULL;
 }
 
-/* A store that can cancel nothing has all the time it needs. */
+/* A store that can cancel nothing has all the time it needs; but nothing more begins. */
 static void what_cannot_be_cancelled_is_waited_for(void **state)
 {
-	struct late late;
-	pthread_t thread;
+	struct virtq_blk_discard_write_zeroes ranges[3];
+	struct late late[2];
+	pthread_t threads[2];
 	struct kept k;
 
+	for (unsigned int i = 0; i < 3; i++)
+		virtq_blk_range(&ranges[i], i, 1, false);
 	kept_open(&k, state, 0);
 	k.shelf->ops.cancel = NULL;
-	submit(&k, 0, VIRTIO_BLK_T_IN, 1, NULL, 0);
-	hold_count(&k, 1);
-	late = (struct late){ k.shelf, shelf_take(k.shelf) };
-	assert_int_equal(pthread_create(&thread, NULL, end_late, &late), 0);
+	submit(&k, 0, VIRTIO_BLK_T_IN, 3, NULL, 0);
+	submit(&k, 1, VIRTIO_BLK_T_WRITE_ZEROES, 0, ranges, 3);
+	hold_count(&k, 2);
+	for (unsigned int i = 0; i < 2; i++) {
+		late[i] = (struct late){ k.shelf, shelf_take(k.shelf) };
+		assert_int_equal(pthread_create(&threads[i], NULL, end_late, &late[i]), 0);
+	}
 	k.stand.pair.device = virtq_engine_remove(k.stand.queue);
 	k.stand.queue = NULL;
-	pthread_join(thread, NULL);
-	assert_int_equal(stand_back(&k.stand), 513);
+	for (unsigned int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(stand_back(&k.stand) + stand_back(&k.stand), 513 + 1);
 	assert_int_equal(status(&k, 0), VIRTIO_BLK_S_OK);
-	assert_int_equal(k.stand.pair.data[DATA], file_pattern(512));
+	assert_int_equal(k.stand.pair.data[DATA], file_pattern(3 * 512));
+	assert_int_equal(status(&k, 1), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(k.shelf->count, 2);
+	assert_int_equal(k.shelf->memory[0], 0);
+	assert_int_equal(k.shelf->memory[512], file_pattern(512));
 	kept_close(&k);
 }
 
