@@ -117,7 +117,11 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 
 	if (rc == 0 && s->inject)
 		rc = virtq_store_inject(&blk.store, blk.store, s->inject, err);
-	return rc < 0 ? rc : virtq_blk_create(&disk->model, &blk, err);
+	if (rc < 0)
+		return rc;
+	disk->store = blk.store;
+	disk->bytes = blk.store->info.bytes;
+	return virtq_blk_create(&disk->model, &blk, err);
 }
 
 static int disk_make(struct serve_disk *disk, struct virtq_error *err)
@@ -250,17 +254,18 @@ bool serve_disk_join(struct serve_disk *disk)
 
 /* ---- What is said about it. ---- */
 
-uint64_t serve_disk_bytes(const struct serve_disk *disk)
+/* Not from the configuration space: that one is the business of the disk's thread. */
+uint64_t serve_disk_bytes(struct serve_disk *disk)
 {
-	unsigned char raw[sizeof(struct virtq_blk_config_le)] = { 0 };
-	struct virtq_blk_config config = { 0 };
+	uint64_t bytes;
 
-	disk->model->ops->config_read(disk->model, 0, raw, sizeof(raw));
-	virtq_blk_config_decode(&config, raw, sizeof(raw), disk->model->features);
-	return config.capacity_sectors * VIRTQ_BLK_SECTOR_BYTES;
+	pthread_mutex_lock(&disk->lock);
+	bytes = disk->bytes;
+	pthread_mutex_unlock(&disk->lock);
+	return bytes;
 }
 
-void serve_disk_announce(const struct serve_disk *disk, unsigned int threads)
+void serve_disk_announce(struct serve_disk *disk, unsigned int threads)
 {
 	static const char *const layouts[] = { "split and packed", "split", "packed" };
 	const struct serve_settings *s = disk->settings;
@@ -332,7 +337,12 @@ int serve_disk_resize(struct serve_disk *disk, struct virtq_error *err)
 {
 	int rc = virtq_blk_refresh(disk->model, err);
 
-	if (rc > 0)
-		virtq_vhost_user_server_config_changed(disk->server);
+	if (rc <= 0)
+		return rc;
+	/* Only the refresh changes it, and that was on this thread. */
+	pthread_mutex_lock(&disk->lock);
+	disk->bytes = disk->store->info.bytes;
+	pthread_mutex_unlock(&disk->lock);
+	virtq_vhost_user_server_config_changed(disk->server);
 	return rc;
 }

@@ -29,6 +29,7 @@ struct serve_disk {
 	unsigned int engine_count;
 	struct virtq_model_ops packed_ops;	/* --layout packed: what the model does, but for: */
 	int (*features_ok)(struct virtq_model *model, struct virtq_features features);
+	const struct virtq_store *store;	/* the model's */
 	struct virtq_model *model;
 	struct virtq_vhost_user_server *server;
 	int listen_fd;
@@ -42,6 +43,7 @@ struct serve_disk {
 	int ended_fd;
 
 	pthread_mutex_t lock;		/* of what follows */
+	uint64_t bytes;			/* as the store told last */
 	unsigned int clients;
 	bool ended;
 	bool failed;
@@ -68,7 +70,7 @@ bool serve_disk_join(struct serve_disk *disk);
 void serve_disk_close(struct serve_disk *disk);
 
 /* "serving ..." and "served ...". */
-void serve_disk_announce(const struct serve_disk *disk, unsigned int threads);
+void serve_disk_announce(struct serve_disk *disk, unsigned int threads);
 void serve_disk_summarize(struct serve_disk *disk);
 
 /* Is it the one that is called @name: its serial, or its socket's path? */
@@ -77,7 +79,7 @@ bool serve_disk_is(const struct serve_disk *disk, const char *name);
 /* The counters of all queues so far; false without memory for them. */
 bool serve_disk_stats(struct serve_disk *disk, struct stats_disk *stats);
 
-uint64_t serve_disk_bytes(const struct serve_disk *disk);
+uint64_t serve_disk_bytes(struct serve_disk *disk);
 
 /* Look at the image's size again, and tell the client. As virtq_blk_refresh(). */
 int serve_disk_resize(struct serve_disk *disk, struct virtq_error *err);
