@@ -98,6 +98,7 @@ struct cut {
 	uint32_t promised[SECTORS];	/* generation that must be there, or a later one */
 	uint32_t acked[SECTORS];	/* last that was acknowledged */
 	uint32_t issued[SECTORS];	/* last that was sent */
+	uint32_t zeroed[SECTORS];	/* last that were zeroes */
 	struct snapshot flushes[FLUSHES];
 	uint64_t writes, flushed, older;
 	char complaint[256];
@@ -236,6 +237,14 @@ static bool connect_disk(void)
 	return !rc || complain("the cache cannot be switched: %d %s", rc, cut.disk.err.text);
 }
 
+/* The generation of a sector; of zeroes the last that it can be. -1: of none. */
+static int64_t generation(const uint8_t *data, uint64_t sector)
+{
+	int64_t gen = sector_generation(data, sector);
+
+	return gen ? gen : cut.zeroed[sector];
+}
+
 /* ---- The writer -------------------------------------------------------------------- */
 
 static int back(void *arg, struct disk_op *op)
@@ -254,9 +263,9 @@ static int back(void *arg, struct disk_op *op)
 	} else {
 		for (uint64_t s = op->sector; s < op->sector + op->sectors; s++) {
 			int64_t seen = op->type == VIRTIO_BLK_T_IN ?
-				       sector_generation(op->data + (s - op->sector) * SECTOR, s) : 0;
+				       generation(op->data + (s - op->sector) * SECTOR, s) : 0;
 
-			if (op->type == VIRTIO_BLK_T_OUT)
+			if (op->type != VIRTIO_BLK_T_IN)
 				cut.acked[s] = op->gen;
 			else if (seen != cut.acked[s])
 				complain("sector %llu reads as generation %lld before any cut, not %u",
@@ -265,7 +274,7 @@ static int back(void *arg, struct disk_op *op)
 				cut.promised[s] = cut.acked[s];
 			cut.busy[s] = false;
 		}
-		cut.writes += op->type == VIRTIO_BLK_T_OUT;
+		cut.writes += op->type != VIRTIO_BLK_T_IN;
 	}
 	disk_put(op);
 	return 0;
@@ -297,10 +306,15 @@ static bool choose(struct disk_op *op)
 	memset(cut.busy + op->sector, true, op->sectors);
 	if (op->type == VIRTIO_BLK_T_IN)
 		return true;
+	if (!dice_below(&cut.dice, 8) && disk_has(&cut.disk, VIRTIO_BLK_F_WRITE_ZEROES))
+		op->type = VIRTIO_BLK_T_WRITE_ZEROES;
 	op->gen = ++cut.gen;
 	sectors_fill(op->data, op->sector, op->sectors, op->gen);
-	for (uint32_t i = 0; i < op->sectors; i++)
+	for (uint32_t i = 0; i < op->sectors; i++) {
 		cut.issued[op->sector + i] = op->gen;
+		if (op->type == VIRTIO_BLK_T_WRITE_ZEROES)
+			cut.zeroed[op->sector + i] = op->gen;
+	}
 	return true;
 }
 
@@ -348,7 +362,7 @@ static bool check_image(void)
 	if (n != (ssize_t)sizeof(all))
 		return complain("the image cannot be read");
 	for (uint32_t s = 0; s < SECTORS; s++) {
-		int64_t gen = sector_generation(all + s * SECTOR, s);
+		int64_t gen = generation(all + s * SECTOR, s);
 
 		if (gen < 0)
 			return complain("sector %u is neither old nor new", s);
@@ -393,6 +407,7 @@ static bool make_image(void)
 	memset(cut.promised, 0, sizeof(cut.promised));
 	memset(cut.acked, 0, sizeof(cut.acked));
 	memset(cut.issued, 0, sizeof(cut.issued));
+	memset(cut.zeroed, 0, sizeof(cut.zeroed));
 	cut.gen = 0;
 	cut.writes = cut.flushed = cut.older = 0;
 	cut.complaint[0] = 0;
