@@ -81,7 +81,7 @@ def test_every_engine_setting_serves_the_same():
                   ["--use", "sqpoll,buffers"],
                   ["--forbid", "files,links,ring-fd"],
                   ["--forbid", "sqpoll,buffers,files,links,ring-fd,single-issuer,"
-                               "defer-taskrun,multishot"],
+                               "defer-taskrun,multishot,workers"],
                   ["--write-through", "--direct"],
                   ["--queues", 4, "--threads", 2], ["--queue-size", 128, "--layout", "split"]):
         with Server("i", *words) as server:

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -197,6 +198,9 @@ static void test_create_checks_its_arguments(void **state)
 	bad.engine_count = 0;
 	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
 	bad = good;
+	bad.coalesce_us = 1000001;
+	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
+	bad = good;
 	bad.listen_fd = -1;
 	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
 	bad = good;
@@ -206,6 +210,52 @@ static void test_create_checks_its_arguments(void **state)
 	many.queues = 0;
 	assert_int_equal(virtq_vhost_user_server_create(&server, &bad, NULL), -EINVAL);
 	virtq_vhost_user_server_destroy(NULL);
+}
+
+/* A call waits for others only where the server was told so, and no longer. */
+static void test_calls_wait_as_configured(void **state)
+{
+	struct rig *r = *state;
+	struct virtq_vhost_user_server_config config = {
+		.model = &r->toy.model, .engines = r->engines, .engine_count = 2,
+		.listen_fd = r->listen_fd, .features = virtq_ring_features_usual(),
+	};
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct virtq_req *held;
+		struct queue q;
+		int fd;
+
+		virtq_vhost_user_server_stop(r->server);
+		pthread_join(r->thread, NULL);
+		virtq_vhost_user_server_destroy(r->server);
+		config.coalesce_count = i ? 8 : 0;
+		config.coalesce_us = i ? 300000 : 0;
+		assert_int_equal(virtq_vhost_user_server_create(&r->server, &config, NULL), 0);
+		rig_serve(r);
+
+		fd = client_connect(r);
+		client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
+		queue_open(&q, fd, 0, layouts[0], 16);
+		queue_share(&q);
+		queue_set_up(&q);
+		queue_kick(&q);
+		queue_enable(&q, 1);
+		__atomic_store_n(&r->toy.held, NULL, __ATOMIC_SEQ_CST);
+		queue_request(&q, 'h');		/* in flight, so that there is something to wait for */
+		while (!(held = __atomic_load_n(&r->toy.held, __ATOMIC_SEQ_CST)))
+			sched_yield();
+		virtq_notify_clear(q.call_fd);
+		queue_request(&q, 'e');
+		queue_answered(&q);
+		assert_int_equal(virtq_notify_wait(q.call_fd, 100), i ? 0 : 1);
+		if (i)
+			assert_int_equal(virtq_notify_wait(q.call_fd, 2000), 1);
+		virtq_engine_complete(held, 0);
+		client_get_base(fd, 0);
+		close(fd);
+		queue_close(&q);
+	}
 }
 
 /* Who connects, looks whose socket it is and goes, while others are served or not, is no client. */
@@ -245,6 +295,7 @@ int main(void)
 		CASE(test_client_leaves_with_requests_in_flight),
 		CASE(test_second_client_waits),
 		CASE(test_who_says_nothing_is_no_client),
+		CASE(test_calls_wait_as_configured),
 		CASE(test_sessions_begin_anew),
 		CASE(test_stop_and_serve_again),
 		CASE(test_create_checks_its_arguments),
