@@ -11,9 +11,10 @@
 #           run all ring tests on each mutant, and list the cases that notice it
 #
 # Options: --work DIR (keeps the copy and its build there; else a temporary directory),
-# --jobs N for ninja.
+# --jobs N for ninja, --list FILE for another list than that of the rings' rules: that of
+# pool and transfers is tests/transfer/mutants.tsv.
 #
-# A mutant is a line: the ids of the rules that it breaks, a file, the exact text to be
+# A mutant is a line: the ids of the rules (or a promise) that it breaks, a file, the exact text to be
 # replaced (once in the file), the text in its place, and the names of tests, as
 # `meson test --list` has them, that must fail; several are separated by semicolons. In the
 # texts \n, \t and \\ are written so. A test that hangs has noticed it, too.
@@ -31,7 +32,7 @@ import tempfile
 import time
 
 LIST = 'tests/conformance/mutants.tsv'
-SURVEYED = ('ring', 'hostile', 'models', 'conformance', 'proto', 'unit')
+SURVEYED = ('ring', 'hostile', 'models', 'conformance', 'proto', 'unit', 'transfer')
 NOT_SURVEYED = ('conformance', 'conformance notices', 'order', 'ring fences',
                 'ring fence-removed-is-noticed', 'ring stress')
 HANG_SECONDS = 120
@@ -76,22 +77,22 @@ class Mutant:
             file.write(text)
 
 
-def read_list(root, errors):
+def read_list(root, name, errors):
     mutants = []
-    with open(os.path.join(root, LIST), encoding='utf-8') as file:
+    with open(os.path.join(root, name), encoding='utf-8') as file:
         for line in file.read().splitlines():
             if not line or line.startswith('#'):
                 continue
             fields = line.split('\t')
             number = len(mutants) + 1
             if len(fields) != 5 or not all(fields[i] for i in (0, 1, 2, 4)):
-                errors.append(f'{LIST}: mutant {number} has not its five fields')
+                errors.append(f'{name}: mutant {number} has not its five fields')
                 fields = (fields + [''] * 5)[:5]
             mutants.append(Mutant(number, fields))
     for mutant in mutants:
         why = mutant.problem(root)
         if why:
-            errors.append(f'{LIST}: mutant {mutant}: {why}')
+            errors.append(f'{name}: mutant {mutant}: {why}')
     return mutants
 
 
@@ -215,6 +216,7 @@ def main():
     parser = argparse.ArgumentParser(add_help=True)
     parser.add_argument('--check', action='store_true')
     parser.add_argument('--survey', action='store_true')
+    parser.add_argument('--list', default=LIST)
     parser.add_argument('--work')
     parser.add_argument('--jobs', type=int, default=2)
     parser.add_argument('root')
@@ -222,7 +224,7 @@ def main():
     options = parser.parse_args()
     root = os.path.abspath(options.root)
     errors = []
-    mutants = read_list(root, errors)
+    mutants = read_list(root, options.list, errors)
     for error in errors:
         print(error)
     if options.check:

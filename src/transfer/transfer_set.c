@@ -163,16 +163,6 @@ static enum transfer_lost how_lost(const struct virtq_transfers *set)
 	       LOST_CANCELLED : LOST_BROKEN;
 }
 
-/*
- * What the device did use before it stopped was used. Twice, as a fault comes to
- * light only when nothing sound is left in front of it.
- */
-static void look_last(struct virtq_transfers *set)
-{
-	transfers_reap(set);
-	transfers_reap(set);
-}
-
 static void detach_all(struct virtq_driver *q)
 {
 	void *token;
@@ -185,7 +175,8 @@ void virtq_transfers_fini(struct virtq_transfers *set)
 {
 	enum transfer_lost lost;
 
-	look_last(set);
+	/* What the device did use before it stopped was used, and a fault behind it is one. */
+	transfers_reap(set);
 	lost = how_lost(set);
 	if (virtq_driver_in_flight(set->q)) {
 		virtq_driver_stop(set->q);
@@ -222,7 +213,7 @@ int virtq_transfers_reset(struct virtq_transfers *set, struct virtq_driver *driv
 	if (set->q->live)
 		return -EBUSY;
 	if (set->host) {
-		look_last(set);
+		transfers_reap(set);
 		lost = how_lost(set);
 		detach_all(set->q);
 		rc = set->host->renew(set->port);

@@ -244,6 +244,11 @@ static void destroy_releases_all(void **state)
 
 		rig_open(&r, *state, &usual);
 		set_fates(&r, t, told, broken);
+		virtq_transfers_destroy(r.set);
+		r.set = NULL;
+		/* Nothing is left in the port, which can be made anew. */
+		assert_int_equal(virtq_driver_in_flight(virtq_port_driver(r.port)), 0);
+		assert_int_equal(virtq_port_renew(r.port), 0);
 		rig_close(&r);
 		assert_told(&told[PREPARED], &r, PREPARED, 0, 0);
 		assert_told(&told[FLYING], &r, FLYING, status, 0);
