@@ -86,7 +86,7 @@ check "no relocations are left in text" sh -c "readelf -d '$lib/libvirtq.so' | {
 check "each header compiles alone, C11 and C++17" headers_alone
 check "headers agree with the kernel's, in either order" headers_beside_kernel
 check "tool runs and says its version" sh -c "LD_LIBRARY_PATH='$lib' '$tool' --version | grep -q 'virtq 0'"
-for name in virtq virtq-serve virtq-probe virtq-copy; do
+for name in virtq virtq-serve virtq-stats virtq-resize virtq-probe virtq-copy; do
 	if command -v scdoc >/dev/null; then
 		check "man page $name" test -n "$(find "$stage" -name "$name.1*")"
 	fi
