@@ -197,8 +197,8 @@ struct engine_io {
 	/*
 	 * After virtq_engine.failed was set: let go of everything, without hope that
 	 * the kernel helps. What it still had keeps its generation. Returns an fd
-	 * that is readable once it has nothing any more, with the memory to be
-	 * freed then, or -1 if it has nothing already.
+	 * that is readable once it has nothing any more, or -1 if it has nothing
+	 * already; @memory is not to be freed before.
 	 */
 	int (*abandon)(struct virtq_engine *e, void **memory);
 	/* Readable when there is something for turn(). */

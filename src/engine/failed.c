@@ -45,8 +45,6 @@ static void let_go(struct virtq_engine *e)
 	if (e->abandoned_fd >= 0)
 		close(e->abandoned_fd);
 	e->abandoned_fd = -1;
-	free(e->abandoned);
-	e->abandoned = NULL;
 }
 
 void engine_give_up(struct virtq_engine *e)
@@ -139,11 +137,11 @@ static void failed_close(struct virtq_engine *e)
 {
 	struct pollfd gone = { e->abandoned_fd, POLLIN, 0 };
 
-	if (gone.fd < 0)
-		return;
 	/* There are no queues any more; what the kernel had for them may still name this memory. */
-	if (poll(&gone, 1, CLOSE_MS) == 1)
+	if (gone.fd >= 0 && poll(&gone, 1, CLOSE_MS) == 1)
 		let_go(e);
+	if (e->abandoned_fd < 0)
+		free(e->abandoned);
 	else
 		close(gone.fd);		/* better lost than written to when it is somebody else's */
 }
