@@ -127,7 +127,7 @@ static int measure_device(struct file_store *f, dev_t device)
 	if (ioctl(f->fd, BLKALIGNOFF, &alignment) == 0 && alignment > 0)
 		info->alignment = (uint32_t)alignment;
 	f->is_device = true;
-	f->device_block = (uint32_t)logical;
+	f->hole_align = (uint32_t)logical;
 	f->direct_offset_align = (uint32_t)logical;
 	f->direct_mem_align = (uint32_t)logical;
 
@@ -157,7 +157,7 @@ static void measure_regular(struct file_store *f, const struct stat *st)
 		info->min_io = info->physical;
 		info->discard_align = info->physical;
 	}
-	f->device_block = 1;
+	f->hole_align = 1;
 	f->direct_offset_align = 4096;
 	f->direct_mem_align = 4096;
 	/*
@@ -255,9 +255,19 @@ static int open_direct(struct file_store *f, const char *path, bool read_only,
 	    f->store.info.bytes % f->direct_offset_align == 0)
 		f->store.info.block = f->direct_offset_align;
 
-	/* Both are far below; a file that wants more goes without. */
+	/*
+	 * A file system zeroes less than a block of its own in the page cache, where
+	 * it would be apart from what is written directly; see range_goes_direct().
+	 */
+	if (!f->is_device)
+		f->hole_align = is_power_of_2(f->store.info.physical) &&
+				f->store.info.physical > f->page_bytes ?
+				f->store.info.physical : f->page_bytes;
+
 	if (f->direct_mem_align > f->page_bytes || f->direct_offset_align > BOUNCE_BYTES)
-		return 0;
+		return error_set(err, -EINVAL,
+				 "O_DIRECT of %s wants memory aligned to %u and ranges to %u bytes",
+				 path, f->direct_mem_align, f->direct_offset_align);
 	bounce = mmap(NULL, (size_t)BOUNCE_BYTES * BOUNCE_COUNT, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (bounce == MAP_FAILED)
@@ -305,6 +315,7 @@ static const struct virtq_store_ops file_ops = {
 	.name = "file",
 	.start = file_start,
 	.finish = file_finish,
+	.cancel = file_cancel,
 	.refresh = file_refresh,
 	.close = file_close,
 };
@@ -345,6 +356,7 @@ int store_file_open(struct virtq_store **out, const char *path,
 	f->store.info.read_only = options->read_only;
 	f->store.info.block = STORE_SECTOR_BYTES;
 	f->fd = f->direct_fd = -1;
+	f->waiting_end = &f->waiting;
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&f->bounce_lock, NULL);
 	rc = open_file(f, path, options, err);

@@ -7,7 +7,7 @@
 
 #include "dev/store.h"
 
-/* Memory for requests whose own O_DIRECT cannot take: so much, and no more. */
+/* Memory for requests whose own O_DIRECT cannot take: so much, and no more; others wait. */
 #define BOUNCE_BYTES (128u * 1024u)
 #define BOUNCE_COUNT 32u
 
@@ -19,7 +19,7 @@ struct file_store {
 	/* What O_DIRECT wants: powers of two; constant. */
 	uint32_t direct_mem_align, direct_offset_align;
 	uint32_t page_bytes;			/* constant */
-	uint32_t device_block;			/* of a block device, else 1; constant */
+	uint32_t hole_align;			/* of holes and zeroes; constant */
 	/* What the file system turned out not to do. shm_flag_*(): engines write and read. */
 	bool no_punch, no_zero_range;
 
@@ -27,6 +27,7 @@ struct file_store {
 	uint8_t *bounce;
 	pthread_mutex_t bounce_lock;
 	uint32_t bounce_taken;			/* a bit for each; by the lock */
+	struct virtq_store_io *waiting, **waiting_end;	/* for one of them; by the lock */
 };
 
 /* store_file_io.c */
@@ -34,5 +35,6 @@ enum virtq_verdict file_start(struct virtq_store *store, struct virtq_store_io *
 			      struct virtq_op *op);
 enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io *io,
 			       struct virtq_op *op, int64_t result);
+void file_cancel(struct virtq_store *store, struct virtq_store_io *io);
 
 #endif

@@ -12,6 +12,7 @@
 #include "base/shm.h"
 
 enum file_stage {
+	FILE_WAITS,		/* held: for a buffer */
 	FILE_MOVES,		/* between file and the driver's memory */
 	FILE_BOUNCES,		/* the same by a buffer of ours, piece by piece */
 	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
@@ -21,9 +22,12 @@ enum file_stage {
 };
 
 struct file_io {
-	struct virtq_op sync;		/* MOVES: what follows, if it shall be stable */
+	union {
+		struct virtq_op sync;		/* MOVES: what follows, if it shall be stable */
+		struct virtq_store_io *next;	/* WAITS: by the lock */
+	};
 	enum file_stage stage;
-	uint8_t *bounce;		/* BOUNCES: ours until the end */
+	uint8_t *bounce;		/* BOUNCES: ours until the end; WAITS: by the lock */
 	struct virtq_span span;		/* what the engine moves, piece by piece */
 	uint64_t piece;			/* bytes of it */
 	uint64_t done;			/* bytes of pieces before it */
@@ -65,30 +69,71 @@ static enum virtq_verdict performed(struct file_store *f, struct virtq_store_io 
 
 /* ---- Buffers ------------------------------------------------------------- */
 
-static uint8_t *bounce_get(struct file_store *f)
+/* Returns false if all are taken: then @io waits, and is not to be touched any more. */
+static bool bounce_get(struct file_store *f, struct virtq_store_io *io)
 {
-	uint8_t *buffer = NULL;
+	struct file_io *fio = file_io_of(io);
 	int free_bit;
 
-	if (!f->bounce)
-		return NULL;
 	pthread_mutex_lock(&f->bounce_lock);
 	free_bit = __builtin_ffs((int)~f->bounce_taken);
 	if (free_bit) {
 		f->bounce_taken |= 1u << (free_bit - 1);
-		buffer = f->bounce + (size_t)BOUNCE_BYTES * (unsigned int)(free_bit - 1);
+		fio->bounce = f->bounce + (size_t)BOUNCE_BYTES * (unsigned int)(free_bit - 1);
+	} else {
+		fio->stage = FILE_WAITS;
+		fio->next = NULL;
+		*f->waiting_end = io;
+		f->waiting_end = &fio->next;
 	}
 	pthread_mutex_unlock(&f->bounce_lock);
-	return buffer;
+	return free_bit;
 }
 
-static void bounce_put(struct file_store *f, const uint8_t *buffer)
+/* Take one out of those that wait. By the lock. */
+static void stop_waiting(struct file_store *f, struct virtq_store_io **at)
+{
+	struct virtq_store_io **next = &file_io_of(*at)->next;
+
+	if (f->waiting_end == next)
+		f->waiting_end = at;
+	*at = *next;
+}
+
+/* To whoever has waited longest, or back. */
+static void bounce_put(struct file_store *f, uint8_t *buffer)
 {
 	size_t number = (size_t)(buffer - f->bounce) / BOUNCE_BYTES;
+	struct virtq_store_io *io;
 
 	pthread_mutex_lock(&f->bounce_lock);
-	f->bounce_taken &= ~(1u << number);
+	io = f->waiting;
+	if (io) {
+		stop_waiting(f, &f->waiting);
+		file_io_of(io)->bounce = buffer;
+	} else {
+		f->bounce_taken &= ~(1u << number);
+	}
 	pthread_mutex_unlock(&f->bounce_lock);
+	if (io)
+		virtq_engine_complete(io->req, 0);
+}
+
+void file_cancel(struct virtq_store *store, struct virtq_store_io *io)
+{
+	struct file_store *f = container_of(store, struct file_store, store);
+	struct virtq_store_io **at;
+	bool waits;
+
+	pthread_mutex_lock(&f->bounce_lock);
+	for (at = &f->waiting; *at && *at != io; at = &file_io_of(*at)->next)
+		;
+	waits = *at;
+	if (waits)
+		stop_waiting(f, at);
+	pthread_mutex_unlock(&f->bounce_lock);
+	if (waits)
+		virtq_engine_complete(io->req, -ECANCELED);
 }
 
 /* ---- Reading and writing ------------------------------------------------- */
@@ -112,11 +157,16 @@ static bool spans_aligned(const struct virtq_cursor *c, uint32_t mem_align,
  * back the dirty pages of its range, and before and after a direct write it
  * throws the pages of its range away.
  *
- * That leaves a buffered and a direct write to different sectors of one page at
- * the same time: the page would be read before and written back after the
- * direct write, and undo it. So a write goes direct only in whole pages. Then
- * the two can meet only where the driver wrote the same sectors twice at once.
- * A hole or zeroes that end within a page are like a buffered write to it.
+ * But a buffered and a direct write to different sectors of one page, or of one
+ * of the large folios that the cache may keep, are a danger at the same time:
+ * the page is read before and written back after the direct write, and undoes
+ * it; or it cannot be thrown away, and is read later, stale. So with O_DIRECT
+ * nothing goes through the cache but ranges that the file cannot take, of which
+ * there are none where it takes sectors. Memory that does not fit goes through a
+ * buffer, even if it has to wait for one; holes and zeroes begin and end where
+ * the file system need not zero a part of a page. Where a file takes no less
+ * than a block, a driver has been told (info.block): one that writes less all
+ * the same has its other writes go direct only in whole pages.
  */
 static bool range_goes_direct(const struct file_store *f, const struct virtq_store_io *io)
 {
@@ -124,7 +174,7 @@ static bool range_goes_direct(const struct file_store *f, const struct virtq_sto
 
 	if (f->direct_fd < 0)
 		return false;
-	if (io->kind == VIRTQ_STORE_WRITE && align < f->page_bytes)
+	if (io->kind == VIRTQ_STORE_WRITE && align > STORE_SECTOR_BYTES && align < f->page_bytes)
 		align = f->page_bytes;
 	return !((io->offset | io->bytes) & (align - 1));
 }
@@ -179,10 +229,7 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 					 f->direct_mem_align, f->direct_offset_align))) {
 			fd = f->direct_fd;
 		} else {
-			/* If all buffers are taken the page cache is one more. */
-			fio->bounce = bounce_get(f);
-			if (fio->bounce)
-				return bounce(f, io, op);
+			return bounce_get(f, io) ? bounce(f, io, op) : VIRTQ_HOLD;
 		}
 	}
 	if (!reads && io->flags & VIRTQ_STORE_STABLE) {
@@ -227,7 +274,7 @@ static enum virtq_verdict make_zeroes(struct file_store *f, struct virtq_store_i
 	bool zero_range = !shm_flag_read(&f->no_zero_range);
 	bool punch = !shm_flag_read(&f->no_punch);
 
-	if ((io->offset | io->bytes) & (f->device_block - 1))
+	if ((io->offset | io->bytes) & (f->hole_align - 1))
 		return ended(io, -EOPNOTSUPP);
 	/* A hole whose space is taken again is as good; but not so in a device. */
 	if (punch && (io->flags & VIRTQ_STORE_MAY_UNMAP || (!zero_range && !f->is_device)))
@@ -255,12 +302,12 @@ static enum virtq_verdict punched(struct file_store *f, struct virtq_store_io *i
 static enum virtq_verdict start_discard(struct file_store *f, struct virtq_store_io *io,
 					struct virtq_op *op)
 {
-	uint64_t block = f->device_block, end = io->offset + io->bytes;
+	uint64_t block = f->hole_align, end = io->offset + io->bytes;
 
 	if (shm_flag_read(&f->no_punch))
 		return ended(io, -EOPNOTSUPP);
 	allocate(f, io, FILE_PUNCHES, op);
-	/* What is no whole block of the device stays. */
+	/* What is no whole block stays. */
 	op->offset = align_up(io->offset, block);
 	end -= end % block;
 	if (op->offset >= end)
@@ -300,6 +347,8 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 	struct file_io *fio = file_io_of(io);
 
 	switch (fio->stage) {
+	case FILE_WAITS:
+		return result < 0 ? ended(io, result) : bounce(f, io, op);
 	case FILE_MOVES:
 		if (LIKELY(result >= 0 && (uint64_t)result == io->bytes))
 			return ended(io, 0);

@@ -316,7 +316,7 @@ static void check_connection(struct nbd_store *n)
 		disconnect(n, 0);
 		return;
 	}
-	/* What is cancelled and does not end is ended with the connection: only so is it certain. */
+	/* What is cancelled and does not end is ended with the connection: nothing else can. */
 	for (uint64_t left = n->used; left; left &= left - 1) {
 		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
 

@@ -134,6 +134,51 @@ static void engines_share_a_file(void **state)
 	file_drop(path);
 }
 
+/*
+ * More requests than there are buffers, of memory that O_DIRECT does not take: the
+ * rest wait for their turn, or are cancelled with their queue.
+ */
+static void requests_wait_for_buffers(void **state)
+{
+	char *path = sparse_make(".", 64 * 131072);
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 120 * 1024 };
+	unsigned int tags[60];
+	struct depot dp;
+
+	depot_open(&dp, *state, store_make_direct(path), 0);
+	for (unsigned int round = 0; round < 8; round++) {
+		w.kind = round % 2 ? VIRTQ_STORE_READ : VIRTQ_STORE_WRITE;
+		for (unsigned int i = 0; i < 60; i++) {
+			w.at = i * 131072 + 1;
+			w.offset = i * 131072;
+			memset(depot_data(&dp, w.at), w.kind == VIRTQ_STORE_READ ? 0xff :
+			       (int)(round + i), w.bytes);
+			tags[i] = depot_send(&dp, &w);
+		}
+		for (unsigned int i = 0; i < 60; i++) {
+			assert_int_equal(depot_wait(&dp, tags[i]), 0);
+			assert_int_equal(*depot_data(&dp, i * 131072 + w.bytes), w.kind ==
+					 VIRTQ_STORE_READ ? round - 1 + i : round + i);
+		}
+	}
+	depot_close(&dp);
+
+	/* Taken away at once. */
+	for (unsigned int round = 0; round < 10; round++) {
+		depot_open(&dp, *state, store_make_direct(path), 1);
+		for (unsigned int i = 0; i < 60; i++) {
+			w.at = i * 131072 + 1;
+			w.offset = i * 131072;
+			depot_send(&dp, &w);
+		}
+		depot_close(&dp);
+		for (unsigned int i = 0; i < 60; i++)
+			assert_true(dp.result[i] == 0 || dp.result[i] == -ECANCELED ||
+				    dp.result[i] == DEPOT_NONE);
+	}
+	file_drop(path);
+}
+
 /* More elements than one call takes, and more bytes than a buffer has. */
 static void long_chains_in_small_pieces(void **state)
 {
@@ -143,7 +188,8 @@ static void long_chains_in_small_pieces(void **state)
 		char *path = sparse_make(".", BYTES);
 		struct depot dp;
 
-		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL), 300);
+		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL),
+			   300);
 		w.bytes = way ? 1096 * 512 : 1100 * 512;	/* whole pages */
 		w.kind = VIRTQ_STORE_WRITE;
 		w.at = 3;
@@ -173,7 +219,8 @@ static void a_cut_file_fails_where_it_ends(void **state)
 	struct depot dp;
 
 	for (int way = 0; way < 3; way++) {
-		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL), 300);
+		depot_open(&dp, *state, way ? store_make_direct(path) : store_make(path, NULL),
+			   300);
 		assert_int_equal(truncate(path, 4096), 0);
 		w.at = way == 2 ? 1 : 0;
 		memset(depot_data(&dp, 0), 0x77, 16384);
@@ -423,6 +470,7 @@ int main(void)
 		ON_ENGINES(data_is_kept),
 		ON_ENGINES(data_is_kept_past_the_page_cache),
 		ON_ENGINES(engines_share_a_file),
+		ON_ENGINES(requests_wait_for_buffers),
 		ON_ENGINES(long_chains_in_small_pieces),
 		ON_ENGINES(a_cut_file_fails_where_it_ends),
 		ON_ENGINES(no_space_fails_what_needs_it),

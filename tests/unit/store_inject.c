@@ -24,8 +24,9 @@ static void rules_that_mean_nothing(void **state)
 		{ "colour=red", "colour" }, { "short=100", "512" }, { "short=x", "512" },
 		{ "delay=x", "delay" }, { "delay=18446744073709551615", "too long" },
 		{ "hang=1", "hang" }, { "error=EIO,every=0", "never applies" },
-		{ "error=EIO,times=0", "never applies" }, { "error=EIO,from=5,to=5", "never applies" },
-		{ "error=EIO;", "" }, { "error=EIO,,op=read", "" }, { "error=EIO;op=read", "does nothing" },
+		{ "error=EIO,times=0", "never applies" },
+		{ "error=EIO,from=5,to=5", "never applies" }, { "error=EIO;", "" },
+		{ "error=EIO,,op=read", "" }, { "error=EIO;op=read", "does nothing" },
 	};
 
 	(void)state;
@@ -46,7 +47,8 @@ static void rules_that_mean_nothing(void **state)
 static void it_is_what_the_one_behind_it_is(void **state)
 {
 	char *path = file_make(8192);
-	struct virtq_store *inner = store_make(path, &(struct virtq_store_options){ .read_only = true });
+	static const struct virtq_store_options ro = { .read_only = true };
+	struct virtq_store *inner = store_make(path, &ro);
 	struct virtq_store_info info = inner->info;
 	struct virtq_store *store = store_make_failing(inner, "error=EIO");
 
@@ -72,8 +74,8 @@ static const struct { const char *name; int error; } errors[] = {
 	E(EPERM), E(ENOENT), E(ESRCH), E(EINTR), E(EIO), E(ENXIO), E(E2BIG), E(ENOEXEC), E(EBADF),
 	E(ECHILD), E(EAGAIN), E(ENOMEM), E(EACCES), E(EFAULT), E(ENOTBLK), E(EBUSY), E(EEXIST),
 	E(EXDEV), E(ENODEV), E(ENOTDIR), E(EISDIR), E(EINVAL), E(ENFILE), E(EMFILE), E(ENOTTY),
-	E(ETXTBSY), E(EFBIG), E(ENOSPC), E(ESPIPE), E(EROFS), E(EMLINK), E(EPIPE), E(EDOM), E(ERANGE),
-	E(ETIMEDOUT), E(EOPNOTSUPP), E(ENOTSUP), E(ESHUTDOWN), E(ENODATA), E(EREMOTEIO), E(EDQUOT),
+	E(ETXTBSY), E(EFBIG), E(ENOSPC), E(ESPIPE), E(EROFS), E(EMLINK), E(EPIPE), E(EDOM),
+	E(ERANGE), E(ETIMEDOUT), E(EOPNOTSUPP), E(ENOTSUP), E(ESHUTDOWN), E(ENODATA), E(EREMOTEIO), E(EDQUOT),
 	E(ENOMEDIUM), E(ECANCELED), { "4095", 4095 }, { "5", EIO },
 #undef E
 };
@@ -172,7 +174,8 @@ static void rules_count(void **state)
 /* What the inner store is, and how the data is cut, makes no difference. */
 static void short_run(const struct setting *s, struct virtq_store *inner, size_t piece)
 {
-	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 8 * KIB, .piece = piece, .at = 64 * KIB };
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 8 * KIB, .piece = piece,
+			  .at = 64 * KIB };
 	struct depot dp;
 
 	depot_open(&dp, s, store_make_failing(inner, "short=3K,error=ENOSPC,from=64K"), 300);
