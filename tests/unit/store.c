@@ -24,6 +24,9 @@ static void names_that_mean_nothing(void **state)
 	assert_store_refused(NULL, NULL, -EINVAL, "path");
 	/* More than there are addresses. */
 	assert_store_refused("ram:8388608T", NULL, -ENOMEM, "9223372036854775808");
+#ifndef VIRTQ_WITH_LIBNBD
+	assert_store_refused("nbd://localhost/", NULL, -ENOTSUP, "libnbd");
+#endif
 	virtq_store_close(NULL);
 }
 

@@ -267,7 +267,6 @@ static void no_space_fails_what_needs_it(void **state)
 
 /* ---- Space ------------------------------------------------------------------------ */
 
-/* BLK-DEV-014, BLK-DEV-015: discarded space is given back, zeroed space only if it may be. */
 static void space_run(const struct setting *s, char *path)
 {
 	struct work fill = { .kind = VIRTQ_STORE_WRITE, .bytes = 4 * MIB };
@@ -296,6 +295,7 @@ static void space_run(const struct setting *s, char *path)
 	file_drop(path);
 }
 
+/* BLK-DEV-014, BLK-DEV-015: discarded space is given back, zeroed space only if it may be. */
 static void space_is_given_back(void **state)
 {
 	space_run(*state, sparse_make(".", BYTES));
