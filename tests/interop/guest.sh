@@ -26,7 +26,7 @@
 #     BACKEND_EXIT=any    do not look at the back end's exit status and socket
 #     SERIAL     the serial number the guest must see, up to 20 bytes
 #     GUEST_DIR  where tools/guest-image.sh keeps the guest (default: build/guest)
-#     TIMEOUT    seconds until a guest that says nothing has failed (default: 180)
+#     TIMEOUT    seconds until a guest without a result has failed (default: 180; 600 with long=on)
 #     VERBOSE=1  show the guest's console also when all is well
 #
 # Exit status: 0 pass; 1 fail, with the ends of the logs; 77 skipped, with the reason.
@@ -36,7 +36,6 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 
 top=$(cd "$(dirname "$0")/../.." && pwd)
 guest_dir=${GUEST_DIR:-$top/build/guest}
-timeout=${TIMEOUT:-180}
 
 # ---- What to run ------------------------------------------------------------
 
@@ -62,6 +61,9 @@ done
 for key in queues queue-size size-mib disks; do
 	[[ ${set[$key]} =~ ^[1-9][0-9]*$ ]] || usage "$key is a number."
 done
+timeout=180
+[ "${set[long]}" = off ] || timeout=600
+timeout=${TIMEOUT:-$timeout}
 flag() { [ "${set[$1]}" = on ] && echo 1 || echo 0; }
 
 # The back end's command is for the shell that starts it, hence the single quotes.
