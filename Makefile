@@ -81,6 +81,7 @@ soak-driver:
 check-mutants:
 	tools/setup.sh check
 	tools/mutants.py .
+	tools/mutants.py --list tests/transfer/mutants.tsv .
 
 fuzz:
 	tools/setup.sh fuzz
