@@ -17,6 +17,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,7 +36,7 @@
 #define LIE_PATIENCE_NS UINT64_C(4000000000)
 #define HANGS_NS UINT64_C(1000000000)	/* in a rough round its queue is reset then */
 #define DRAIN_MS 50			/* what hangs is cancelled so late after a pause */
-#define FLAT_BYTES (3u << 20)		/* allocators are lumpy */
+#define FLAT_BYTES (1u << 20)
 #define SERIAL "soak"
 
 /* What goes wrong in rough rounds. Whole sectors: a torn one is no fault of the device's. */
@@ -653,11 +656,28 @@ static unsigned int open_fds(void)
 	return count;
 }
 
+/* What is free in the allocator's hands is no leak; threads of different rounds share one heap. */
+static void calm_allocator(void)
+{
+#ifdef __GLIBC__
+	mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
+static void trim_allocator(void)
+{
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
+
 static void check_flat(bool first)
 {
-	size_t rss = resident_bytes();
 	unsigned int fds = open_fds();
+	size_t rss;
 
+	trim_allocator();
+	rss = resident_bytes();
 	if (first) {
 		soak.rss_first = rss;
 		soak.fds_first = fds;
@@ -723,6 +743,7 @@ int main(int argc, char **argv)
 	uint64_t start = now_ns(), round_ns, all_ns;
 	unsigned int rounds, settled_by;
 
+	calm_allocator();
 	arguments(argc, argv);
 	soak.dice.state = soak.seed;
 	printf("# seed 0x%llx, %u s\n", (unsigned long long)soak.seed, soak.seconds);
