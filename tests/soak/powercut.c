@@ -12,6 +12,8 @@
  * nbdkit with a write-back cache behind `virtq serve`, killed as well. Stores that
  * lie about that must be noticed: the test is able to fail.
  *
+ * BLK-DEV-017 where the promise comes with the write, BLK-DEV-018 where it comes with a flush.
+ *
  * Prints TAP. Exit status: 0 all is well, 1 it is not.
  */
 #include "disk.h"
@@ -351,7 +353,6 @@ static bool write_until(uint64_t answers)
 
 /* ---- Afterwards ------------------------------------------------------------------------ */
 
-/* BLK-DEV-017 where the promise comes with the write, BLK-DEV-018 where it comes with a flush. */
 static bool check_image(void)
 {
 	static uint8_t all[SECTORS * SECTOR];
