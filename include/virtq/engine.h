@@ -41,6 +41,7 @@ enum virtq_engine_use {
 	VIRTQ_USE_SINGLE_ISSUER	= 32,	/* the kernel knows that one thread submits */
 	VIRTQ_USE_DEFER_TASKRUN	= 64,	/* completions wait until that thread asks for them */
 	VIRTQ_USE_MULTISHOT	= 128,	/* one poll for all kicks of a queue */
+	VIRTQ_USE_KICK_READS	= 512,	/* eventfds of kicks are read, which waits, instead of polled */
 	VIRTQ_USE_WORKERS	= 256,	/* files that always wait go to the kernel's workers at once */
 };
 

@@ -14,7 +14,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -26,6 +28,7 @@
 #define COMPLETIONS_MIN 4096u
 #define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define FRUITLESS_PAUSE_NS 1000000u
+#define QUIET_MAX 16u			/* calls in a row, of which one is told of */
 #define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
 
 _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
@@ -52,9 +55,27 @@ static uint64_t aux_cookie(const struct virtq_engine_queue *q, enum engine_aux_k
 
 /* ---- Completions -------------------------------------------------------- */
 
+static bool kick_is_read(const struct virtq_engine_queue *q)
+{
+	return q->uring && q->uring->kick == KICK_READ;
+}
+
+static void read_completed(struct virtq_engine_queue *q, int res)
+{
+	q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
+	if (res > 0)
+		engine_kicked(q, true, false);
+	else if (res != -ECANCELED && res != -EINTR)
+		q->uring->kick = KICK_POLL;	/* the kernel does not wait for this one */
+}
+
 static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int res,
 			   unsigned int flags)
 {
+	if (kick_is_read(q)) {
+		read_completed(q, res);
+		return;
+	}
 	if (!(flags & IORING_CQE_F_MORE))
 		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
 	if (res == -EINVAL && u->multishot) {
@@ -403,9 +424,15 @@ static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 /*
  * A write that waits for room (the peer filled its fd and made it blocking)
- * stays in the kernel and holds up nobody. There is never more than one per fd,
- * so a peer cannot pile them up.
+ * stays in the kernel and holds up nobody. There are never more than QUIET_MAX per
+ * fd, so a peer cannot pile them up: the last of these has to come back first.
  */
+static bool may_be_quiet(const struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	/* The completion of a call that went out would only end the sleep that follows. */
+	return e->uring->skip_success && q->uring && ++q->uring->quiet % QUIET_MAX;
+}
+
 static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 			 enum virtq_engine_fd which)
 {
@@ -418,6 +445,11 @@ static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 		return;
 	sqe = get_sqe(e);
 	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
+	if (kind == AUX_CALL && may_be_quiet(e, q)) {
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+		return;
+	}
 	aux->generation = engine_generation(e);
 	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
 }
@@ -426,6 +458,41 @@ static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
 {
 	(void)e;
 	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
+}
+
+static bool is_eventfd(int fd)
+{
+	char path[32], target[32];
+	ssize_t len;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	len = readlink(path, target, sizeof(target));
+	return len == 20 && !memcmp(target, "anon_inode:[eventfd]", 20);
+}
+
+/*
+ * A read that waits tells of a kick and takes it out at the same time, where a
+ * poll needs a read and a turn of its own afterwards. Only of eventfds: io_uring
+ * waits for them even with O_NONBLOCK, and they never hang up.
+ */
+static bool reads_kick(struct virtq_engine *e, struct virtq_engine_queue *q)
+{
+	struct uring_queue *uq = q->uring;
+
+	if (!uq)
+		return false;
+	if (UNLIKELY(uq->kick == KICK_UNKNOWN)) {
+		uq->kick = KICK_POLL;
+		if (!(e->config.forbid & VIRTQ_USE_KICK_READS) &&
+		    is_eventfd(q->fds[VIRTQ_FD_KICK])) {
+			uq->kick = KICK_READ;
+			shm_word_write(&e->uses, e->uses | VIRTQ_USE_KICK_READS);
+		}
+	}
+	/* A semaphore can be read for ever: a poll tells only of what is new. */
+	if (UNLIKELY(q->fruitless > FRUITLESS_MAX))
+		uq->kick = KICK_POLL;
+	return uq->kick == KICK_READ;
 }
 
 static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
@@ -445,7 +512,10 @@ static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 		return;
 	}
 	sqe = get_sqe(e);
-	if (e->uring->multishot)
+	if (reads_kick(e, q))
+		io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(uint64_t),
+				   (uint64_t)-1);
+	else if (e->uring->multishot)
 		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
 	else
 		io_uring_prep_poll_add(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
@@ -465,7 +535,7 @@ static void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
 	struct engine_aux *aux = &q->aux[AUX_DRAIN];
 	struct io_uring_sqe *sqe;
 
-	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation))
+	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation) || kick_is_read(q))
 		return;
 	if (e->uring->sqpoll && !q->plain_drain) {
 		/* Submitted by another thread it could happen after arming. */
@@ -518,6 +588,8 @@ static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			q->aux[AUX_DRAIN].generation = 0;
 		end_aux(e, q, AUX_POLL);
 		end_aux(e, q, AUX_DRAIN);
+		if (q->uring)
+			q->uring->kick = KICK_UNKNOWN;
 		return;
 	}
 	if (q->aux[kind].generation && !fd_make_nonblocking(q->fds[which])) {

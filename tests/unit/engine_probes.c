@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ALL_USES 511u
+#define ALL_USES 1023u
 
 struct probe {
 	struct setting setting;
@@ -34,11 +34,12 @@ PROBE(buffers, VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(everything, VIRTQ_USE_SQPOLL | VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(no_files, VIRTQ_USE_BUFFERS, VIRTQ_USE_FILES, 0);
 PROBE(no_workers, 0, VIRTQ_USE_WORKERS, 0);
+PROBE(no_kick_reads, 0, VIRTQ_USE_KICK_READS, 0);
 PROBE(no_links, 0, VIRTQ_USE_LINKS, 0);
 PROBE(no_ring_fd, 0, VIRTQ_USE_RING_FD, 0);
 PROBE(no_single_issuer, 0, VIRTQ_USE_SINGLE_ISSUER, 0);
 PROBE(no_defer, 0, VIRTQ_USE_DEFER_TASKRUN, 0);
-PROBE(no_multishot, 0, VIRTQ_USE_MULTISHOT, 0);
+PROBE(no_multishot, 0, VIRTQ_USE_MULTISHOT | VIRTQ_USE_KICK_READS, 0);
 
 static struct virtq_engine *engine_of_probe(const struct probe *p)
 {
@@ -491,7 +492,7 @@ static void a_row_may_move(void **state)
 	ON(habit, test), ON(nothing, test), ON(sqpoll, test), ON(sqpoll_shared, test), \
 	ON(buffers, test), ON(everything, test), ON(no_files, test), ON(no_workers, test), ON(no_links, test), \
 	ON(no_ring_fd, test), ON(no_single_issuer, test), ON(no_defer, test), \
-	ON(no_multishot, test)
+	ON(no_multishot, test), ON(no_kick_reads, test)
 
 int main(void)
 {
