@@ -197,7 +197,7 @@ class Report:
 
     def add(self, part, cell, results):
         self.cells.append((part, cell, results))
-        base = results.get("qsd") or results.get("eventfd-epoll")
+        base = results.get("qsd") or results.get("eventfd-epoll") or results["virtq"]
         print(f"\n{part}: {cell['rw']} of {cell['bs']} bytes, depth {cell['depth']}, client "
               f"{cell['wait']}, {max(len(r) for r in results.values())} rounds")
         print(f"{'':14}{'IOPS':>9}  {'min..max':18}{'beside':>7}{'p50 us':>9}{'p99 us':>9}"
