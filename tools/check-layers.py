@@ -395,7 +395,7 @@ BREACHES = [
     ('heap', 'src/ring/req.c', None, 'static void *f(void) { return mmap(0, 1, 0, 0, 0, 0); }\n'),
     ('heap', 'src/dev/blk.c', 'answer(struct blk_req *br, uint8_t status)\n{\n',
      'answer(struct blk_req *br, uint8_t status)\n{\n\tfree(NULL);\n'),
-    ('heap', 'src/engine/queue.c', 'void queue_finish(struct engine_slot *slot)\n{\n',
+    ('heap', 'src/engine/request.c', 'void queue_finish(struct engine_slot *slot)\n{\n',
      'void queue_finish(struct engine_slot *slot)\n{\n\tfree(calloc(1, 1));\n'),
     ('output', 'src/ring/device.c', None, 'static void f(void) { printf("x"); }\n'),
     ('output', 'src/engine/engine.c', None, 'static void f(void) { exit(1); }\n'),

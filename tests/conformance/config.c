@@ -46,8 +46,13 @@ static void test_little_endian(void **state)
 	assert_int_equal(c.num_queues, 0x2423);
 	assert_int_equal(c.max_discard_sectors, 0x28272625);
 	assert_int_equal(c.max_discard_seg, 0x2c2b2a29);
+	assert_int_equal(c.discard_alignment_sectors, 0x302f2e2d);
 	assert_int_equal(c.max_write_zeroes_sectors, 0x34333231);
 	assert_int_equal(c.max_write_zeroes_seg, 0x38373635);
+	assert_int_equal(c.write_zeroes_may_unmap, 0x39);
+	assert_int_equal(c.max_secure_erase_sectors, 0x403f3e3d);
+	assert_int_equal(c.max_secure_erase_seg, 0x44434241);
+	assert_int_equal(c.secure_erase_alignment_sectors, 0x48474645);
 }
 
 /* L-023: what belongs to a feature that is not there is not looked at. */
@@ -56,7 +61,7 @@ static void test_optional_fields(void **state)
 	static const unsigned int bits[] = {
 		VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE,
 		VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_MQ,
-		VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES,
+		VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_F_SECURE_ERASE,
 	};
 	struct virtq_features none = { { 0, 0 } };
 	struct virtq_blk_config c, all;
@@ -98,10 +103,17 @@ static void test_optional_fields(void **state)
 		case VIRTIO_BLK_F_DISCARD:
 			want.max_discard_sectors = all.max_discard_sectors;
 			want.max_discard_seg = all.max_discard_seg;
+			want.discard_alignment_sectors = all.discard_alignment_sectors;
 			break;
 		case VIRTIO_BLK_F_WRITE_ZEROES:
 			want.max_write_zeroes_sectors = all.max_write_zeroes_sectors;
 			want.max_write_zeroes_seg = all.max_write_zeroes_seg;
+			want.write_zeroes_may_unmap = all.write_zeroes_may_unmap;
+			break;
+		case VIRTIO_BLK_F_SECURE_ERASE:
+			want.max_secure_erase_sectors = all.max_secure_erase_sectors;
+			want.max_secure_erase_seg = all.max_secure_erase_seg;
+			want.secure_erase_alignment_sectors = all.secure_erase_alignment_sectors;
 			break;
 		}
 		assert_memory_equal(&c, &want, sizeof(c));

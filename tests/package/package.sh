@@ -54,7 +54,7 @@ headers_beside_kernel() {
 
 program() { # program static|shared: the ring example, built and run
 	if [ "$1" = static ]; then
-		flags="$lib/libvirtq.a $(pkg-config --libs liburing) -pthread"
+		flags="$lib/libvirtq.a $(pkg-config --libs $(pkg-config --print-requires-private virtq)) -pthread"
 	else
 		flags=$(pkg-config --libs virtq)
 	fi

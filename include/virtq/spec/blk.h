@@ -40,7 +40,7 @@
 #define VIRTIO_BLK_ID_BYTES	20
 
 /* Flag of a range, of WRITE_ZEROES only: it need not keep its place on the medium (5.2.6). */
-#define VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP	1u
+#define VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP	0x00000001
 
 /* Unit of sector numbers and of capacity, whatever blk_size says (5.2.4). */
 #define VIRTQ_BLK_SECTOR_BYTES	512
