@@ -95,7 +95,8 @@ VIRTQ_API int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes,
  * @err:    filled on failure; may be NULL
  *
  * Return: 0, or -EINVAL (empty, overflowing, no regular file, or a file shorter
- *	than offset_bytes + bytes), -ENOMEM, or what fstat and mmap say.
+ *	than offset_bytes + bytes), -ENOMEM, -ENOSPC (a process watches over 24576
+ *	of these at most, see virtq_guard_install()), or what fstat and mmap say.
  * Thread: any. Spec: vhost-user, memory region description. Since: 0.1
  */
 VIRTQ_API int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,

@@ -22,7 +22,11 @@
 #include "base/error.h"
 #include "base/shm.h"
 
-#define WATCHED_MAX 8192
+/*
+ * Each may fall into two pieces, and the kernel lets a process have 65530
+ * (vm.max_map_count): were there none left the replacement would fail.
+ */
+#define WATCHED_MAX 24576
 
 /* Written under the lock, read by the handler: end last when set, first when cleared. */
 struct watched {
@@ -32,6 +36,8 @@ struct watched {
 };
 
 static struct watched watched[WATCHED_MAX];
+static uint64_t watched_end;	/* none has ever been used from here on */
+static int first_free;		/* none is free below; under the lock */
 static pthread_mutex_t watched_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction previous;
 static bool installed;
@@ -39,13 +45,18 @@ static uint64_t epoch;
 
 int guard_watch(void *pages, size_t bytes, size_t unit)
 {
-	int token = -1;
+	int token;
 
 	pthread_mutex_lock(&watched_lock);
-	for (int i = 0; i < WATCHED_MAX && token < 0; i++)
-		if (!shm_word_read(&watched[i].end))
-			token = i;
-	if (token >= 0) {
+	for (token = first_free; token < WATCHED_MAX; token++)
+		if (!shm_word_read(&watched[token].end))
+			break;
+	first_free = token;
+	if (token == WATCHED_MAX) {
+		token = -ENOSPC;
+	} else {
+		if (shm_word_read(&watched_end) <= (uint64_t)token)
+			shm_word_write(&watched_end, (uint64_t)token + 1);
 		shm_word_write(&watched[token].start, (uintptr_t)pages);
 		shm_word_write(&watched[token].unit, unit);
 		shm_flag_write(&watched[token].lost, false);
@@ -62,6 +73,8 @@ void guard_forget(int token)
 		return;
 	pthread_mutex_lock(&watched_lock);
 	shm_word_write(&watched[token].end, 0);
+	if (token < first_free)
+		first_free = token;
 	pthread_mutex_unlock(&watched_lock);
 }
 
@@ -77,7 +90,9 @@ uint64_t guard_epoch(void)
 
 static struct watched *find(uintptr_t address)
 {
-	for (int i = 0; i < WATCHED_MAX; i++) {
+	uint64_t count = shm_word_read(&watched_end);
+
+	for (uint64_t i = 0; i < count; i++) {
 		uint64_t end = shm_word_read(&watched[i].end);
 
 		shm_fence_acquire();

@@ -9,7 +9,8 @@
 
 /*
  * Watch over @bytes at @pages, which can be replaced in pieces of @unit bytes.
- * Returns a token for the calls below, or -1 if there is no room.
+ * Returns a token for the calls below, or -ENOSPC: a process watches over 24576
+ * pieces of memory at most. Without a token peers must not be let near them.
  */
 int guard_watch(void *pages, size_t bytes, size_t unit);
 void guard_forget(int token);

@@ -21,7 +21,7 @@ struct virtq_mapping {
 	void *pages;		/* what was mapped: whole pages around it */
 	size_t pages_bytes;
 	int fd;
-	int guard;		/* token of guard_watch(), -1 for none */
+	int guard;		/* token of guard_watch(), negative for none */
 };
 
 /*
@@ -99,17 +99,10 @@ int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes, struct virt
 	return rc;
 }
 
-static bool sealed_against_shrinking(int fd)
-{
-	int seals = fcntl(fd, F_GET_SEALS);
-
-	return seals >= 0 && seals & F_SEAL_SHRINK;
-}
-
 int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,
 		       uint64_t bytes, unsigned int access, struct virtq_error *err)
 {
-	uint64_t end, unit;
+	uint64_t end;
 	struct stat st;
 	int rc = 0;
 
@@ -132,11 +125,18 @@ int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes
 	}
 	/* A child process has no business in a peer's memory. */
 	madvise((*out)->pages, (*out)->pages_bytes, MADV_DONTFORK);
-	/* A sealed file keeps its pages; huge ones may be missing all the same. */
-	unit = mapping_unit(fd);
-	if (!sealed_against_shrinking(fd) || unit > (uint64_t)sysconf(_SC_PAGESIZE))
-		(*out)->guard = guard_watch((*out)->pages, (*out)->pages_bytes, (size_t)unit);
-	return 0;
+	/*
+	 * A sealed file keeps its pages, but for huge ones. It is watched all the same,
+	 * since what is watched is counted: pieces of memory are not without end.
+	 */
+	(*out)->guard = guard_watch((*out)->pages, (*out)->pages_bytes,
+				    (size_t)mapping_unit(fd));
+	if ((*out)->guard < 0) {
+		rc = error_set(err, (*out)->guard,
+			       "this process holds as many memory regions of peers as it can watch over");
+		virtq_mapping_unref(*out);
+	}
+	return rc;
 }
 
 void virtq_mapping_ref(struct virtq_mapping *mapping)

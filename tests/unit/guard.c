@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* A peer that takes away memory that it shared costs itself its queues, and nobody anything else. */
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -128,11 +130,45 @@ static void test_odd_files_are_refused(void **state)
 					       VIRTQ_ACCESS_READ, NULL) < 0);
 }
 
+/* What cannot be watched over is refused: its peer could end the process. */
+static void test_no_memory_goes_unwatched(void **state)
+{
+	static int tokens[100000];
+	struct virtq_error err = { 0 };
+	struct virtq_mapping *m;
+	int count = 0, fd;
+
+	(void)state;
+	fd = memfd_create("peer", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(fd, PAGE), 0);
+	while (count < 100000 && (tokens[count] = guard_watch((void *)(uintptr_t)PAGE, PAGE,
+							       PAGE)) >= 0)
+		count++;
+	/* Two pieces each have to fit into what the kernel grants. */
+	assert_in_range(count, 20000, 65530 / 2);
+	assert_int_equal(tokens[count], -ENOSPC);
+	assert_int_equal(virtq_mapping_open(&m, dup(fd), 0, PAGE, VIRTQ_ACCESS_RW, &err),
+			 -ENOSPC);
+	assert_non_null(strstr(err.text, "watch over"));
+	/* Sealed memory counts as well: it takes pieces, too. */
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	assert_int_equal(virtq_mapping_open(&m, dup(fd), 0, PAGE, VIRTQ_ACCESS_RW, NULL),
+			 -ENOSPC);
+	guard_forget(tokens[count / 2]);
+	assert_int_equal(virtq_mapping_open(&m, dup(fd), 0, PAGE, VIRTQ_ACCESS_RW, NULL), 0);
+	tokens[count / 2] = -1;
+	virtq_mapping_unref(m);
+	while (count)
+		guard_forget(tokens[--count]);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_lost_memory),
 		cmocka_unit_test(test_odd_files_are_refused),
+		cmocka_unit_test(test_no_memory_goes_unwatched),
 	};
 
 	return cmocka_run_group_tests_name("guard", tests, NULL, NULL);
