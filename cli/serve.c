@@ -202,7 +202,7 @@ static int serve_open(struct serve *s, struct virtq_error *err)
 		queues += list->disks[i].queues;
 	/* Now, for a queue that fails to start later is one that a client sees dead. */
 	rc = limits_want_descriptors(queues * SERVE_QUEUE_FDS +
-				     list->count * SERVE_MEMORY_FDS + SERVE_OTHER_FDS, err);
+				     list->count * SERVE_DISK_FDS + SERVE_OTHER_FDS, err);
 	if (rc < 0)
 		return rc;
 	/* Clients share files with us that they can shorten at any time. */

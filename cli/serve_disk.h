@@ -14,10 +14,11 @@
 
 /*
  * Descriptors that one client can make us hold: for each queue, for each memory
- * region (GET_MAX_MEM_SLOTS of them) its file, and all else.
+ * region (GET_MAX_MEM_SLOTS of them) its file, and all else. Sixteen more clients of a
+ * disk may wait for their turn.
  */
 #define SERVE_QUEUE_FDS 7
-#define SERVE_MEMORY_FDS 256
+#define SERVE_DISK_FDS (256 + 16)
 
 struct serve_disk {
 	/* Constant once it is open. */

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The vhost-user back end: a listening socket, and one client after another. */
+/*
+ * The vhost-user back end: a listening socket, and one client after another. Who
+ * comes while another is served is taken in at once and waits here, so that
+ * those who only looked and went do not fill the socket's backlog.
+ */
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +25,9 @@
 /* How long to wait for descriptors or memory to be free again before the next accept. */
 #define ACCEPT_RETRY_MS 100
 
+/* Clients that wait here; further ones do so in the backlog. */
+#define WAITING_MAX 16u
+
 struct virtq_vhost_user_server {
 	struct virtq_vhost_user_server_config config;	/* constant */
 	uint64_t offered;				/* constant */
@@ -28,10 +35,14 @@ struct virtq_vhost_user_server {
 	struct vuser_counters counters;
 	struct vuser_channel channel;
 	struct vuser_control control;
-	struct pollfd *polls;		/* stop, socket, one per ring */
+	int waiting[WAITING_MAX];	/* connections, the oldest first */
+	unsigned int waiting_count;
+	bool shortage;			/* accepting is of no use at the moment */
+	struct pollfd *polls;		/* see below, one per ring, one for each who waits */
+	unsigned int waiting_polls;	/* where the latter begin */
 };
 
-enum { POLL_STOP, POLL_SOCKET, POLL_RINGS };
+enum { POLL_STOP, POLL_LISTEN, POLL_CLIENT, POLL_RINGS };
 
 int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 				   const struct virtq_vhost_user_server_config *config,
@@ -62,7 +73,8 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 		return error_set(err, -ENOMEM, "no memory for a server");
 	server->config = *config;
 	server->counters.queue = calloc(config->model->queues, sizeof(*server->counters.queue));
-	server->polls = calloc(POLL_RINGS + config->model->queues, sizeof(*server->polls));
+	server->polls = calloc(POLL_RINGS + config->model->queues + WAITING_MAX,
+			       sizeof(*server->polls));
 	server->stop_fd = virtq_notify_open();
 	rc = server->stop_fd < 0 ? server->stop_fd : 0;
 	if (!rc && (!server->counters.queue || !server->polls))
@@ -92,6 +104,8 @@ void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server)
 {
 	if (!server)
 		return;
+	while (server->waiting_count)
+		close(server->waiting[--server->waiting_count]);
 	vuser_channel_fini(&server->channel);
 	vuser_control_fini(&server->control);
 	pthread_mutex_destroy(&server->counters.lock);
@@ -141,14 +155,29 @@ unsigned int vuser_server_queues(const struct virtq_vhost_user_server *server)
 	return server->config.model->queues;
 }
 
-/* Wait; a pollfd of -1 means: not this one. 0 or -errno. */
-static int wait_for_something(struct virtq_vhost_user_server *server, nfds_t count,
-			      int timeout_ms)
+/*
+ * Wait for something to happen to @s, or with NULL to anybody who waits; those who
+ * come or go always count. 0 or -errno.
+ */
+static int wait_for_something(struct virtq_vhost_user_server *server,
+			      const struct vuser_session *s)
 {
+	struct pollfd *polls = server->polls;
+	bool deaf = server->shortage || server->waiting_count == WAITING_MAX;
+	nfds_t count = POLL_RINGS;
 	int n;
 
+	/* In a shortage the waiting client would wake us at once, again and again. */
+	polls[POLL_STOP] = (struct pollfd){ server->stop_fd, POLLIN, 0 };
+	polls[POLL_LISTEN] = (struct pollfd){ deaf ? -1 : server->config.listen_fd, POLLIN, 0 };
+	polls[POLL_CLIENT] = (struct pollfd){ s ? s->fd : -1, POLLIN, 0 };
+	for (unsigned int i = 0; s && i < s->vring_count; i++)
+		polls[count++] = (struct pollfd){ s->vrings[i].broken_fd, POLLIN, 0 };
+	server->waiting_polls = (unsigned int)count;
+	for (unsigned int i = 0; i < server->waiting_count; i++)
+		polls[count++] = (struct pollfd){ server->waiting[i], s ? 0 : POLLIN, 0 };
 	do
-		n = poll(server->polls, count, timeout_ms);
+		n = poll(polls, count, server->shortage ? ACCEPT_RETRY_MS : -1);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : 0;
 }
@@ -158,26 +187,75 @@ static bool stop_asked(const struct virtq_vhost_user_server *server)
 	return server->polls[POLL_STOP].revents != 0;
 }
 
-static int poll_session(struct virtq_vhost_user_server *server, const struct vuser_session *s)
+/* What accept() reports about one client, or about a shortage, not about the socket. */
+static bool accept_may_succeed_later(int code)
 {
-	server->polls[POLL_SOCKET] = (struct pollfd){ s->fd, POLLIN, 0 };
-	for (unsigned int i = 0; i < s->vring_count; i++)
-		server->polls[POLL_RINGS + i] =
-			(struct pollfd){ s->vrings[i].broken_fd, POLLIN, 0 };
-	return wait_for_something(server, POLL_RINGS + s->vring_count, -1);
+	switch (code) {
+	case EINTR: case EAGAIN: case ECONNABORTED: case EPROTO: case EPERM:
+	case EMFILE: case ENFILE: case ENOMEM: case ENOBUFS:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Take in one who has come. 0, or -errno if nobody ever will again. */
+static int admit(struct virtq_vhost_user_server *server)
+{
+	bool had_shortage = server->shortage;
+	int fd;
+
+	server->shortage = false;
+	if (!had_shortage && !server->polls[POLL_LISTEN].revents)
+		return 0;
+	if (server->waiting_count == WAITING_MAX)
+		return 0;
+	fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0) {
+		server->waiting[server->waiting_count++] = fd;
+		return 0;
+	}
+	server->shortage = errno != EAGAIN && errno != EINTR;
+	return accept_may_succeed_later(errno) ? 0 : -errno;
+}
+
+static int take_waiting(struct virtq_vhost_user_server *server, unsigned int i)
+{
+	int fd = server->waiting[i];
+
+	server->waiting_count--;
+	memmove(&server->waiting[i], &server->waiting[i + 1],
+		(server->waiting_count - i) * sizeof(server->waiting[0]));
+	return fd;
+}
+
+/* Let those go who hung up while another was served. */
+static void dismiss_gone(struct virtq_vhost_user_server *server)
+{
+	for (unsigned int i = server->waiting_count; i--;)
+		if (server->polls[server->waiting_polls + i].revents)
+			close(take_waiting(server, i));
 }
 
 /*
- * Wait for a client's first word. False if it hangs up before that, as who only
- * wants to know whose socket this is does, or if we stop.
+ * Who has waited longest of those who said a first word; -1 for nobody. Who hung up
+ * before that, as one who only wants to know whose socket this is does, is no client.
  */
-static bool client_speaks(struct virtq_vhost_user_server *server, int fd)
+static int next_client(struct virtq_vhost_user_server *server)
 {
-	char byte;
+	for (unsigned int i = 0; i < server->waiting_count;) {
+		int fd = server->waiting[i];
+		char byte;
+		ssize_t n = recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
 
-	server->polls[POLL_SOCKET] = (struct pollfd){ fd, POLLIN, 0 };
-	return !wait_for_something(server, POLL_RINGS, -1) && !stop_asked(server) &&
-	       recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) > 0;
+		if (n > 0)
+			return take_waiting(server, i);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			i++;
+		else
+			close(take_waiting(server, i));
+	}
+	return -1;
 }
 
 /* From here on other threads find its queues. */
@@ -197,7 +275,7 @@ static void halt_session(struct virtq_vhost_user_server *server, struct vuser_se
 	pthread_mutex_unlock(&server->control.lock);
 }
 
-/* What poll_session() has found. */
+/* What was waited for has happened to @s. */
 static int serve_session(struct virtq_vhost_user_server *server, struct vuser_session *s,
 			 struct virtq_error *err)
 {
@@ -207,7 +285,7 @@ static int serve_session(struct virtq_vhost_user_server *server, struct vuser_se
 	for (unsigned int i = 0; i < s->vring_count; i++)
 		if (server->polls[POLL_RINGS + i].revents)
 			vuser_vring_broke(s, i);
-	if (server->polls[POLL_SOCKET].revents)
+	if (server->polls[POLL_CLIENT].revents)
 		rc = vuser_session_serve(s, err);
 	pthread_mutex_unlock(&server->control.lock);
 	return rc;
@@ -220,8 +298,7 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 	struct vuser_session *s;
 	int rc;
 
-	if (!client_speaks(server, fd) ||
-	    vuser_session_open(&s, fd, &server->config, &server->counters, &server->channel,
+	if (vuser_session_open(&s, fd, &server->config, &server->counters, &server->channel,
 			       server->offered)) {
 		close(fd);
 		return;
@@ -229,13 +306,17 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 	show_session(server, s);
 	vuser_session_event(s, VIRTQ_VU_CONNECTED, -1, "a client connected");
 	do {
-		rc = poll_session(server, s);
+		rc = wait_for_something(server, s);
 		if (rc) {
 			error_set_errno(&err, rc, "cannot wait for the client");
 			break;
 		}
 		if (stop_asked(server))
 			break;
+		dismiss_gone(server);
+		/* A socket that is broken is found to be so when this one has gone, too. */
+		if (admit(server))
+			server->shortage = true;
 		rc = serve_session(server, s, &err);
 	} while (!rc);
 
@@ -250,47 +331,27 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 	vuser_session_close(s);
 }
 
-/* What accept() reports about one client, or about a shortage, not about the socket. */
-static bool accept_may_succeed_later(int code)
-{
-	switch (code) {
-	case EINTR: case EAGAIN: case ECONNABORTED: case EPROTO: case EPERM:
-	case EMFILE: case ENFILE: case ENOMEM: case ENOBUFS:
-		return true;
-	default:
-		return false;
-	}
-}
-
 int virtq_vhost_user_serve(struct virtq_vhost_user_server *server, struct virtq_error *err)
 {
-	bool shortage = false;
-	int rc = 0;
+	int rc;
 
-	server->polls[POLL_STOP] = (struct pollfd){ server->stop_fd, POLLIN, 0 };
 	for (;;) {
 		int fd;
 
-		/* In a shortage the waiting client would wake us at once, again and again. */
-		server->polls[POLL_SOCKET] =
-			(struct pollfd){ shortage ? -1 : server->config.listen_fd, POLLIN, 0 };
-		rc = wait_for_something(server, POLL_RINGS, shortage ? ACCEPT_RETRY_MS : -1);
+		rc = wait_for_something(server, NULL);
 		if (rc || stop_asked(server))
 			break;
-		if (!shortage && !server->polls[POLL_SOCKET].revents)
-			continue;
-		fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd >= 0) {
-			serve_client(server, fd);
-			shortage = false;
-			if (stop_asked(server))
-				break;
-		} else if (accept_may_succeed_later(errno)) {
-			shortage = errno != EAGAIN && errno != EINTR;
-		} else {
-			rc = error_set_errno(err, -errno, "cannot accept clients");
+		rc = admit(server);
+		if (rc) {
+			error_set_errno(err, rc, "cannot accept clients");
 			break;
 		}
+		fd = next_client(server);
+		if (fd < 0)
+			continue;
+		serve_client(server, fd);
+		if (stop_asked(server))
+			break;
 	}
 	/* One stop() ends one serve(). */
 	if (!rc)

@@ -148,8 +148,13 @@ def test_asking_is_no_client_and_disturbs_none():
         held = subprocess.Popen([os.environ["WATCH_DISK"], server.socket], text=True,
                                 stdout=subprocess.PIPE)
         check(held.stdout.readline() == f"{2 * MIB}\n")
-        for turn in range(20):  # these connect, wait in the backlog, and hang up
+        for turn in range(20):  # these connect and hang up
             check(stats(server.socket)["disks"][0]["clients"] == 1)
+        for turn in range(5000):  # as these do, which are more than the backlog holds
+            with socket.socket(socket.AF_UNIX) as looks:
+                looks.settimeout(20)
+                looks.connect(server.socket)
+        check(stats(server.socket)["disks"][0]["clients"] == 1)
         held.kill()
         held.wait()
         held.stdout.close()

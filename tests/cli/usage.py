@@ -139,7 +139,7 @@ def test_images_that_cannot_be_served():
 
 def test_limit_of_open_files_is_raised_for_the_queues_or_refused():
     make_image("i", 1 << 16)
-    needed = 256 * 7 + 256 + 64
+    needed = 256 * 7 + 272 + 64
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < needed:
         raise Skip(f"the hard limit of open files here is below {needed}")
     serve = VIRTQ + " serve blk --image i --socket-path s --queues 256"

@@ -286,6 +286,61 @@ static void test_who_says_nothing_is_no_client(void **state)
 	rig_serve(r);
 }
 
+/*
+ * More than the backlog holds may look and go while a client is served, and who comes
+ * then finds room; neither a mute client nor one that waits loses its place to them.
+ */
+static void test_those_who_go_leave_room_in_the_backlog(void **state)
+{
+	struct rig *r = *state;
+	int fd = client_connect(r), mute = client_connect(r), second;
+	unsigned int before;
+
+	client_alive(fd);
+	assert_int_equal(listen(r->listen_fd, 4), 0);
+	second = client_connect(r);
+	client_send(second, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	before = open_fds();
+	for (unsigned int i = 0; i < 500; i++) {
+		/* Blocks where the backlog is full: the test's time limit ends it then. */
+		int looks = client_connect(r);
+
+		close(looks);
+	}
+	client_alive(fd);
+	/* But for those who still wait, which it may not have taken in before. */
+	for (unsigned int i = 0; open_fds() > before + 2 && i < 1000; i++)
+		usleep(1000);
+	assert_in_range(open_fds(), 0, before + 2);
+	close(fd);
+	/* The mute one came earlier, and keeps nobody from being served. */
+	assert_int_equal(client_reply_u64(second, VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+	close(second);
+	client_alive(mute);
+	close(mute);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 3, NULL);
+	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 3);
+}
+
+/* More clients than wait inside the server: all are served, one after another. */
+static void test_many_clients_wait(void **state)
+{
+	struct rig *r = *state;
+	int fd[40];
+
+	for (unsigned int i = 0; i < 40; i++) {
+		fd[i] = client_connect(r);
+		client_send(fd[i], VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	}
+	for (unsigned int i = 0; i < 40; i++) {
+		assert_int_equal(client_reply_u64(fd[i], VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+		if (i < 39)
+			client_silent(fd[i + 1], 2);
+		close(fd[i]);
+	}
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 40, NULL);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 
 int main(void)
@@ -295,6 +350,8 @@ int main(void)
 		CASE(test_client_leaves_with_requests_in_flight),
 		CASE(test_second_client_waits),
 		CASE(test_who_says_nothing_is_no_client),
+		CASE(test_those_who_go_leave_room_in_the_backlog),
+		CASE(test_many_clients_wait),
 		CASE(test_calls_wait_as_configured),
 		CASE(test_sessions_begin_anew),
 		CASE(test_stop_and_serve_again),
