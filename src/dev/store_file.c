@@ -248,12 +248,17 @@ static int open_direct(struct file_store *f, const char *path, bool read_only,
 	if (rc)
 		return rc;
 	/*
-	 * Larger blocks than 512 bytes: let the driver use them, or each of its
-	 * small requests would have to go through the page cache.
+	 * Larger blocks than 512 bytes: the driver must use them, or its smaller
+	 * requests would go through the page cache; see range_goes_direct(). They are
+	 * its sectors then, of which a disk has no half.
 	 */
-	if (f->direct_offset_align > STORE_SECTOR_BYTES &&
-	    f->store.info.bytes % f->direct_offset_align == 0)
+	if (f->direct_offset_align > STORE_SECTOR_BYTES)
 		f->store.info.block = f->direct_offset_align;
+	if (f->store.info.bytes % f->store.info.block)
+		return error_set(err, -EINVAL,
+				 "%s has %llu bytes: its file system does O_DIRECT in multiples of %u only",
+				 path, (unsigned long long)f->store.info.bytes,
+				 f->store.info.block);
 
 	/*
 	 * A file system zeroes less than a block of its own in the page cache, where
@@ -292,6 +297,9 @@ static int64_t file_refresh(struct virtq_store *store)
 			return -errno;
 		bytes = (uint64_t)st.st_size;
 	}
+	/* What a disk could be, but not this one, which promised whole blocks to its driver. */
+	if (bytes % STORE_SECTOR_BYTES == 0 && bytes % store->info.block)
+		return -EINVAL;
 	if (bytes && bytes % STORE_SECTOR_BYTES == 0)
 		shm_word_write(&store->info.bytes, bytes);
 	return (int64_t)bytes;
@@ -308,6 +316,7 @@ static void file_close(struct virtq_store *store)
 	if (f->fd >= 0)
 		close(f->fd);
 	pthread_mutex_destroy(&f->bounce_lock);
+	sync_gate_close(&f->gate);
 	free(f);
 }
 
@@ -359,6 +368,7 @@ int store_file_open(struct virtq_store **out, const char *path,
 	f->waiting_end = &f->waiting;
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&f->bounce_lock, NULL);
+	sync_gate_open(&f->gate);
 	rc = open_file(f, path, options, err);
 	if (rc) {
 		file_close(&f->store);

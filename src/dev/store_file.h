@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A file as a store: what its opening (store_file.c) and its turning (store_file_io.c) share. */
+/*
+ * A file as a store: what its opening (store_file.c), its turning (store_file_io.c)
+ * and its syncs (store_file_sync.c) share.
+ */
 #ifndef VIRTQ_DEV_STORE_FILE_H
 #define VIRTQ_DEV_STORE_FILE_H
 
@@ -10,6 +13,18 @@
 /* Memory for requests whose own O_DIRECT cannot take: so much, and no more; others wait. */
 #define BOUNCE_BYTES (128u * 1024u)
 #define BOUNCE_COUNT 32u
+
+/*
+ * Who wants the file stable while a sync is under way; see store_file_sync.c.
+ * Owner of all of it: whoever has the lock.
+ */
+struct sync_gate {
+	pthread_mutex_t lock;
+	bool busy;			/* somebody leads: a sync is under way, or about to be */
+	bool failed;			/* one has; no other will be believed */
+	struct virtq_store_io *waiting, **end;
+	struct virtq_store_io **covered_end;	/* up to here it is for these, too */
+};
 
 struct file_store {
 	struct virtq_store store;
@@ -23,6 +38,8 @@ struct file_store {
 	/* What the file system turned out not to do. shm_flag_*(): engines write and read. */
 	bool no_punch, no_zero_range;
 
+	struct sync_gate gate;
+
 	/* One mapping of all buffers, which costs nothing until it is touched; NULL for none. */
 	uint8_t *bounce;
 	pthread_mutex_t bounce_lock;
@@ -30,11 +47,55 @@ struct file_store {
 	struct virtq_store_io *waiting, **waiting_end;	/* for one of them; by the lock */
 };
 
+enum file_stage {
+	FILE_WAITS,		/* held: for a buffer */
+	FILE_MOVES,		/* between file and the driver's memory */
+	FILE_BOUNCES,		/* the same by a buffer of ours, piece by piece */
+	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
+	FILE_KEEPS,		/* takes the space of a hole again */
+	FILE_ZEROES,		/* zeroes that keep their space */
+	FILE_WAITS_FOR_SYNC,	/* held: somebody else's shall end, which may be for this one too */
+	FILE_LEADS,		/* held no longer: the next sync is its own */
+	FILE_SYNCS,
+};
+
+/* What a piece of work keeps in its room. */
+struct file_io {
+	struct virtq_store_io *next;	/* of those that wait; by the lock of what they wait for */
+	enum file_stage stage;
+	uint8_t *bounce;		/* BOUNCES: ours until the end; WAITS: by the lock */
+	struct virtq_span span;		/* what the engine moves, piece by piece */
+	uint64_t piece;			/* bytes of it */
+	uint64_t done;			/* bytes of pieces before it */
+};
+
+_Static_assert(sizeof(struct file_io) <= sizeof(((struct virtq_store_io *)NULL)->room),
+	       "fits where the device has room for it");
+
+static inline struct file_io *file_io_of(struct virtq_store_io *io)
+{
+	return (struct file_io *)(void *)io->room;
+}
+
 /* store_file_io.c */
 enum virtq_verdict file_start(struct virtq_store *store, struct virtq_store_io *io,
 			      struct virtq_op *op);
 enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io *io,
 			       struct virtq_op *op, int64_t result);
 void file_cancel(struct virtq_store *store, struct virtq_store_io *io);
+
+/* store_file_sync.c */
+void sync_gate_open(struct sync_gate *gate);
+void sync_gate_close(struct sync_gate *gate);
+/* All that has ended before shall be stable. After VIRTQ_HOLD @io is not to be touched any more. */
+enum virtq_verdict file_sync(struct file_store *f, struct virtq_store_io *io,
+			     struct virtq_op *op);
+/* FILE_LEADS: its turn has come. */
+enum virtq_verdict file_sync_lead(struct file_store *f, struct virtq_store_io *io,
+				  struct virtq_op *op);
+/* FILE_SYNCS: the sync has ended; -ECANCELED: it has not even begun. */
+void file_synced(struct file_store *f, int64_t result);
+/* Returns true if @io waited: then it is the caller's to complete. */
+bool file_sync_cancel(struct file_store *f, struct virtq_store_io *io);
 
 #endif

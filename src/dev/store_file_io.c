@@ -11,51 +11,10 @@
 #include "base/check.h"
 #include "base/shm.h"
 
-enum file_stage {
-	FILE_WAITS,		/* held: for a buffer */
-	FILE_MOVES,		/* between file and the driver's memory */
-	FILE_BOUNCES,		/* the same by a buffer of ours, piece by piece */
-	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
-	FILE_KEEPS,		/* takes the space of a hole again */
-	FILE_ZEROES,		/* zeroes that keep their space */
-	FILE_SYNCS,
-};
-
-struct file_io {
-	union {
-		struct virtq_op sync;		/* MOVES: what follows, if it shall be stable */
-		struct virtq_store_io *next;	/* WAITS: by the lock */
-	};
-	enum file_stage stage;
-	uint8_t *bounce;		/* BOUNCES: ours until the end; WAITS: by the lock */
-	struct virtq_span span;		/* what the engine moves, piece by piece */
-	uint64_t piece;			/* bytes of it */
-	uint64_t done;			/* bytes of pieces before it */
-};
-
-_Static_assert(sizeof(struct file_io) <= sizeof(((struct virtq_store_io *)NULL)->room),
-	       "fits where the device has room for it");
-
-static struct file_io *file_io_of(struct virtq_store_io *io)
-{
-	return (struct file_io *)(void *)io->room;
-}
-
 static enum virtq_verdict ended(struct virtq_store_io *io, int64_t result)
 {
 	io->result = (int)result;
 	return VIRTQ_DONE;
-}
-
-static enum virtq_verdict sync_file(struct file_store *f, struct virtq_store_io *io,
-				    struct virtq_op *op)
-{
-	file_io_of(io)->stage = FILE_SYNCS;
-	/* Of the file, so that direct writes are covered too. */
-	*op = (struct virtq_op){
-		.kind = VIRTQ_OP_SYNC, .fd = f->fd, .flags = VIRTQ_OP_FILE_STAYS,
-	};
-	return VIRTQ_SUBMIT;
 }
 
 /* The work is done, but perhaps not stable. */
@@ -63,7 +22,7 @@ static enum virtq_verdict performed(struct file_store *f, struct virtq_store_io 
 				    struct virtq_op *op)
 {
 	if (io->kind != VIRTQ_STORE_READ && io->flags & VIRTQ_STORE_STABLE)
-		return sync_file(f, io, op);
+		return file_sync(f, io, op);
 	return ended(io, 0);
 }
 
@@ -132,7 +91,7 @@ void file_cancel(struct virtq_store *store, struct virtq_store_io *io)
 	if (waits)
 		stop_waiting(f, at);
 	pthread_mutex_unlock(&f->bounce_lock);
-	if (waits)
+	if (waits || file_sync_cancel(f, io))
 		virtq_engine_complete(io->req, -ECANCELED);
 }
 
@@ -221,7 +180,6 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 {
 	struct file_io *fio = file_io_of(io);
 	bool reads = io->kind == VIRTQ_STORE_READ;
-	struct virtq_op *next = NULL;
 	int fd = f->fd;
 
 	if (range_goes_direct(f, io)) {
@@ -232,14 +190,10 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 			return bounce_get(f, io) ? bounce(f, io, op) : VIRTQ_HOLD;
 		}
 	}
-	if (!reads && io->flags & VIRTQ_STORE_STABLE) {
-		sync_file(f, io, &fio->sync);
-		next = &fio->sync;
-	}
 	fio->stage = FILE_MOVES;
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = fd, .offset = io->offset,
-		.flags = VIRTQ_OP_FILE_STAYS, .next = next,
+		.flags = VIRTQ_OP_FILE_STAYS,
 	};
 	return VIRTQ_SUBMIT;
 }
@@ -329,7 +283,7 @@ enum virtq_verdict file_start(struct virtq_store *store, struct virtq_store_io *
 	case VIRTQ_STORE_WRITE:
 		return start_data(f, io, op);
 	case VIRTQ_STORE_FLUSH:
-		return sync_file(f, io, op);
+		return file_sync(f, io, op);
 	case VIRTQ_STORE_DISCARD:
 		return start_discard(f, io, op);
 	case VIRTQ_STORE_ZERO:
@@ -351,9 +305,7 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 		return result < 0 ? ended(io, result) : bounce(f, io, op);
 	case FILE_MOVES:
 		if (LIKELY(result >= 0 && (uint64_t)result == io->bytes))
-			return ended(io, 0);
-		if (op->kind == VIRTQ_OP_SYNC)
-			return ended(io, result);
+			return performed(f, io, op);
 		/* Short: the file ends before the disk does, someone cut it. */
 		return ended(io, result < 0 ? result : -EIO);
 	case FILE_BOUNCES:
@@ -371,7 +323,12 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 			return make_zeroes(f, io, op);
 		}
 		return result < 0 ? ended(io, result) : performed(f, io, op);
+	case FILE_WAITS_FOR_SYNC:
+		break;
+	case FILE_LEADS:
+		return file_sync_lead(f, io, op);
 	case FILE_SYNCS:
+		file_synced(f, result);
 		break;
 	}
 	return ended(io, result);

@@ -8,6 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/check.h"
+#include "dev/store_file.h"
+
 /* ---- Refusals -------------------------------------------------------------- */
 
 static void sizes_that_are_no_disk(void **state)
@@ -303,6 +306,43 @@ static void buffers_are_so_many_and_no_more(void **state)
 	file_drop(path);
 }
 
+/* @op syncs the file itself, whatever has written to it. */
+static void assert_sync(struct virtq_store *store, const struct virtq_op *op)
+{
+	assert_int_equal(op->kind, VIRTQ_OP_SYNC);
+	assert_int_equal(op->fd, container_of(store, struct file_store, store)->fd);
+	assert_int_equal(way_of(op), CACHED);
+	assert_null(op->next);
+}
+
+static void finish_sync(struct virtq_store *store, struct piece *p, int64_t result)
+{
+	assert_sync(store, &p->op);
+	assert_int_equal(store->ops->finish(store, &p->io, &p->op, result), VIRTQ_DONE);
+	assert_int_equal(p->io.result, result);
+}
+
+/* BLK-DEV-018. */
+static void a_flush_is_one_sync(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_FLUSH };
+	char *path = file_make(1 << 20);
+	uint8_t nothing;
+	struct piece p;
+
+	(void)state;
+	for (int way = 0; way < 2; way++) {
+		struct virtq_store *store = way ? store_make_direct(path) : store_make(path, NULL);
+
+		for (int again = 0; again < 2; again++) {
+			assert_int_equal(piece_start(store, &p, &w, &nothing), VIRTQ_SUBMIT);
+			finish_sync(store, &p, 0);
+		}
+		virtq_store_close(store);
+	}
+	file_drop(path);
+}
+
 /* BLK-DEV-017: a write that shall be stable has a sync behind it, whichever way it goes. */
 static void stable_writes_are_synced(void **state)
 {
@@ -314,40 +354,73 @@ static void stable_writes_are_synced(void **state)
 
 	(void)state;
 	assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
-	assert_non_null(p.op.next);
-	assert_int_equal(p.op.next->kind, VIRTQ_OP_SYNC);
-	assert_int_equal(p.op.next->fd, p.op.fd);
-	assert_null(p.op.next->next);
-	/* As the engine does: the last of them is what finish() finds. */
-	assert_int_equal(store->ops->finish(store, &p.io, p.op.next, 0), VIRTQ_DONE);
-	assert_int_equal(p.io.result, 0);
-	assert_int_equal(store->ops->finish(store, &p.io, p.op.next, -EIO), VIRTQ_DONE);
+	assert_int_equal(p.op.kind, VIRTQ_OP_WRITE);
+	/* One that has failed has nothing to be made stable. */
+	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 512), VIRTQ_DONE);
 	assert_int_equal(p.io.result, -EIO);
-	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 0), VIRTQ_DONE);
-	assert_int_equal(p.io.result, -EIO);
+	assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
+	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_SUBMIT);
+	finish_sync(store, &p, 0);
 
 	w.kind = VIRTQ_STORE_READ;	/* means nothing there */
 	assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
-	assert_null(p.op.next);
+	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_DONE);
 	w.kind = VIRTQ_STORE_ZERO;
 	assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
 	assert_int_equal(p.op.kind, VIRTQ_OP_ALLOCATE);
 	assert_int_equal(p.op.flags, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE);
 	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 0), VIRTQ_SUBMIT);
-	assert_int_equal(p.op.kind, VIRTQ_OP_SYNC);
-	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 0), VIRTQ_DONE);
+	finish_sync(store, &p, 0);
 	virtq_store_close(store);
 
 	w.kind = VIRTQ_STORE_WRITE;
 	store = store_make_direct(path);
-	assert_int_equal(piece_start(store, &p, &w, m + 1), VIRTQ_SUBMIT);
-	assert_int_equal(way_of(&p.op), BOUNCED);
-	assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_SUBMIT);
-	assert_int_equal(p.op.kind, VIRTQ_OP_SYNC);
-	assert_int_equal(store->ops->finish(store, &p.io, &p.op, -ENOSPC), VIRTQ_DONE);
-	assert_int_equal(p.io.result, -ENOSPC);
+	for (int odd = 0; odd < 2; odd++) {
+		assert_int_equal(piece_start(store, &p, &w, m + odd), VIRTQ_SUBMIT);
+		assert_int_equal(way_of(&p.op), odd ? BOUNCED : DIRECT);
+		assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_SUBMIT);
+		finish_sync(store, &p, odd ? -ENOSPC : 0);
+	}
 	virtq_store_close(store);
 	free(m);
+	file_drop(path);
+}
+
+/* BLK-DEV-017, BLK-DEV-018: the kernel tells an error once. Nothing is called stable after it. */
+static void after_a_failed_sync_nothing_is_stable(void **state)
+{
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 8192 };
+	char *path = file_make(1 << 20);
+	struct virtq_store *store = store_make(path, NULL);
+	uint8_t m[8192] = { 0 };
+	struct piece p;
+
+	(void)state;
+	/* One that was not performed says nothing. */
+	assert_int_equal(piece_start(store, &p, &flush, m), VIRTQ_SUBMIT);
+	finish_sync(store, &p, -ECANCELED);
+	assert_int_equal(piece_start(store, &p, &flush, m), VIRTQ_SUBMIT);
+	finish_sync(store, &p, -ENOSPC);
+	for (int again = 0; again < 3; again++) {
+		assert_int_equal(piece_start(store, &p, &flush, m), VIRTQ_DONE);
+		assert_int_equal(p.io.result, -EIO);
+		w.flags = VIRTQ_STORE_STABLE;
+		assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
+		assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_DONE);
+		assert_int_equal(p.io.result, -EIO);
+		/* Who has not asked for that is served on. */
+		w.flags = 0;
+		assert_int_equal(piece_start(store, &p, &w, m), VIRTQ_SUBMIT);
+		assert_int_equal(store->ops->finish(store, &p.io, &p.op, 8192), VIRTQ_DONE);
+		assert_int_equal(p.io.result, 0);
+	}
+	virtq_store_close(store);
+	/* Whoever opens it anew begins anew. */
+	store = store_make(path, NULL);
+	assert_int_equal(piece_start(store, &p, &flush, m), VIRTQ_SUBMIT);
+	finish_sync(store, &p, 0);
+	virtq_store_close(store);
 	file_drop(path);
 }
 
@@ -400,7 +473,9 @@ int main(void)
 		cmocka_unit_test(another_size_is_seen),
 		cmocka_unit_test(direct_where_the_file_can_take_it),
 		cmocka_unit_test(buffers_are_so_many_and_no_more),
+		cmocka_unit_test(a_flush_is_one_sync),
 		cmocka_unit_test(stable_writes_are_synced),
+		cmocka_unit_test(after_a_failed_sync_nothing_is_stable),
 		cmocka_unit_test(ways_to_zero_are_tried_in_turn),
 	};
 
