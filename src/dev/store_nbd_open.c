@@ -3,7 +3,6 @@
 #include "dev/store_nbd.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/thread.h"
 
 #define PAYLOAD_MAX (32u << 20)		/* what servers take if they do not say */
 #define RANGE_MAX ((uint64_t)1 << 30)	/* of trim and zero */
@@ -119,19 +119,6 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 	return 0;
 }
 
-static int start_thread(struct nbd_store *n)
-{
-	sigset_t all, before;
-	int rc;
-
-	/* Signals are the program's. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = -pthread_create(&n->thread, NULL, store_nbd_thread, n);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return rc;
-}
-
 static int open_nbd(struct nbd_store *n, const char *uri, bool read_only,
 		    struct virtq_error *err)
 {
@@ -153,7 +140,8 @@ static int open_nbd(struct nbd_store *n, const char *uri, bool read_only,
 	if (rc)
 		return rc;
 	n->wake_fd = virtq_notify_open();
-	rc = n->wake_fd < 0 ? n->wake_fd : start_thread(n);
+	rc = n->wake_fd < 0 ? n->wake_fd :
+				thread_start(&n->thread, store_nbd_thread, n);
 	return rc ? error_set_errno(err, rc, "cannot start a thread for %s", uri) : 0;
 }
 

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/shm.h"
+#include "base/thread.h"
 #include "mem/guard.h"
 
 #define ENTRIES_DEFAULT 256u
@@ -328,22 +328,8 @@ static void *engine_thread(void *arg)
 
 static int start_thread(struct virtq_engine *e, struct virtq_error *err)
 {
-	sigset_t all, before;
-	int rc;
+	int rc = thread_start(&e->thread, engine_thread, e);
 
-	/*
-	 * Signals are for the program's own threads; SIGPIPE of a call fd is
-	 * for nobody. Faults stay: they come from this thread's own accesses,
-	 * and virtq_guard_install() may know what to do about them.
-	 */
-	sigfillset(&all);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = -pthread_create(&e->thread, NULL, engine_thread, e);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (rc)
 		return error_set_errno(err, rc, "cannot start the engine's thread");
 	pthread_setname_np(e->thread, "virtq-engine");

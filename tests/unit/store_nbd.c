@@ -5,8 +5,13 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "mem/guard.h"
+
+#include "../emulated.h"
 
 #define MIB ((uint64_t)1 << 20)
 
@@ -326,6 +331,49 @@ static void a_server_may_hang(void **state)
 	server_kill(&s, SIGKILL);
 }
 
+/* Memory in place of the data at @at which has no pages, as that of a peer that shortened its file. */
+static int lose_memory(struct depot *dp, size_t at, size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	uintptr_t from = ((uintptr_t)depot_data(dp, at) + page - 1) / page * page;
+	int fd = memfd_create("lost", MFD_CLOEXEC), token;
+
+	assert_true(fd >= 0);
+	assert_true(mmap((void *)from, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+			 0) != MAP_FAILED);
+	token = guard_watch((void *)from, bytes, page);
+	assert_true(token >= 0);
+	close(fd);
+	return token;
+}
+
+/* In one test, since cmocka puts handlers of its own in place for each. */
+static void lost_memory_ends_nobody(void **state)
+{
+	struct work write = { .kind = VIRTQ_STORE_WRITE, .bytes = 65536, .at = MIB };
+	struct depot dp[2];
+	struct server s;
+
+	(void)state;
+	skip_unless_faults_tell_where();
+	assert_int_equal(virtq_guard_install(NULL), 0);
+	SERVE(&s, "memory", "size=1M");
+	depot_open(&dp[0], &sync_packed_event, store_make(s.uri, NULL), 300);
+	depot_open_shared(&dp[1], &sync_packed_event, dp[0].store, 300);
+	for (unsigned int i = 0; i < 4; i++) {
+		struct work w = { .kind = i % 2 ? VIRTQ_STORE_WRITE : VIRTQ_STORE_READ,
+				  .bytes = 65536, .at = i / 2 * MIB, .piece = i < 2 ? 1000 : 0 };
+		int token = lose_memory(&dp[0], w.at, 131072);
+
+		depot_do(&dp[0], &w);	/* zeroes, or an error: both are the driver's own fault */
+		assert_int_equal(depot_do(&dp[1], &write), 0);
+		guard_forget(token);
+	}
+	depot_close(&dp[1]);
+	depot_close(&dp[0]);
+	server_kill(&s, SIGTERM);
+}
+
 static void an_idle_connection_costs_nothing(void **state)
 {
 	struct virtq_store *store;
@@ -353,6 +401,7 @@ int main(void)
 		ON_ENGINES(only_what_fails_fails),
 		ON_ENGINES(a_server_may_die_and_come_back),
 		ON_ENGINES(a_server_may_hang),
+		cmocka_unit_test(lost_memory_ends_nobody),
 		cmocka_unit_test(an_idle_connection_costs_nothing),
 	};
 
