@@ -68,6 +68,8 @@ struct virtq_cursor {
  * @queue:   where it came from
  * @slot:    its number, below the queue size, free for the next pop after push
  * @id:      the head (split) or buffer id (packed) that will be echoed
+ * @bytes_read, @bytes_written, @failed: for the statistics of an engine, see
+ *           struct virtq_model_ops. Nobody else uses them
  *
  * A device reads the cursors and calls the functions below; @queue, @slot and
  * @id are for the ring and the engine. The spans are the request's own: a
@@ -82,6 +84,9 @@ struct virtq_req {
 	uint16_t slot;
 	uint16_t id;
 	struct virtq_device *queue;
+	uint64_t bytes_read;
+	uint64_t bytes_written;
+	int failed;
 	/* private to src/ring */
 	uint64_t sequence;
 	uint16_t entries;

@@ -311,9 +311,11 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  * struct virtq_engine_stats - what a queue has done since it was added
  * @requests:  given back to the driver, however they went
  * @malformed: that meant nothing
- * @failed:    operations and holds that ended with an error
+ * @failed:    answered as failed, or whose last word was an operation or a hold
+ *             that ended with an error; see struct virtq_model_ops
  * @cancelled: of the failed: by pause, remove or reset
- * @bytes_read: through READ and WRITE operations, as @bytes_written
+ * @bytes_read: given to drivers, of what the device holds; and @bytes_written taken
+ *             from them. Counted when the request is given back
  * @batches:   publications
  * @kicks:     times that the kick fd was seen readable
  * @calls:     times that the call fd was signalled

@@ -108,6 +108,13 @@ struct virtq_op {
  * @destroy:     free the model
  *
  * cancel, config_write, features_ok and reset may be NULL.
+ *
+ * What a request counts as in struct virtq_engine_stats stands in the request: when
+ * start() is called @bytes_read, @bytes_written and @failed of struct virtq_req are
+ * 0; the engine adds what READ and WRITE operations transfer, and sets @failed when
+ * an operation or a hold ends with an error. The model has the last word: before
+ * VIRTQ_DONE it assigns what it knows better, such as data that moved without
+ * operations, or that the driver is told of a failure, or of none.
  */
 struct virtq_model_ops {
 	const char *name;

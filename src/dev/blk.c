@@ -23,6 +23,7 @@ static enum virtq_verdict answer(struct blk_req *br, uint8_t status)
 {
 	/* Keeps the used length to what was written without a gap (BLK-DEV-033). */
 	virtq_req_set_tail(&br->req, br->status, status);
+	br->req.failed = status != VIRTIO_BLK_S_OK;
 	return VIRTQ_DONE;
 }
 
@@ -110,22 +111,41 @@ static uint8_t status_of(const struct blk_req *br)
 	return VIRTIO_BLK_S_OK;
 }
 
+/* Zeroes that were written are no bytes of the driver's. */
+static enum virtq_verdict answer_ranges(struct blk_req *br, uint8_t status)
+{
+	br->req.bytes_written = 0;
+	return answer(br, status);
+}
+
 /* A request with ranges: @verdict is on one piece of it. */
 static enum virtq_verdict go_on(struct blk *blk, struct blk_req *br, struct virtq_op *op,
 				enum virtq_verdict verdict)
 {
 	while (verdict == VIRTQ_DONE) {
 		if (br->cancelled)
-			return answer(br, VIRTIO_BLK_S_IOERR);
+			return answer_ranges(br, VIRTIO_BLK_S_IOERR);
 		if (br->io.kind == VIRTQ_STORE_ZERO && br->io.result == -EOPNOTSUPP)
 			write_zeroes(br);
 		else if (br->io.result || !next_piece(blk, br))
-			return answer(br, status_of(br));
+			return answer_ranges(br, status_of(br));
 		*op = (struct virtq_op){ 0 };
 		br->io.result = 0;
 		verdict = blk->store->ops->start(blk->store, &br->io, op);
 	}
 	return verdict;
+}
+
+/* How the data moved is the store's business; that it did is counted here. */
+static enum virtq_verdict answer_data(struct blk_req *br, uint8_t status)
+{
+	if (LIKELY(status == VIRTIO_BLK_S_OK)) {
+		if (br->io.kind == VIRTQ_STORE_READ)
+			br->req.bytes_read = br->io.bytes;
+		else if (br->io.kind == VIRTQ_STORE_WRITE)
+			br->req.bytes_written = br->io.bytes;
+	}
+	return answer(br, status);
 }
 
 /* Act on what the store decided about br->io. */
@@ -135,7 +155,7 @@ static enum virtq_verdict follow(struct blk *blk, struct blk_req *br, struct vir
 	VIRTQ_ASSERT(verdict != VIRTQ_MALFORMED);
 	if (UNLIKELY(br->range_count))
 		return go_on(blk, br, op, verdict);
-	return verdict == VIRTQ_DONE ? answer(br, status_of(br)) : verdict;
+	return verdict == VIRTQ_DONE ? answer_data(br, status_of(br)) : verdict;
 }
 
 /* ---- Station 3: requests -------------------------------------------------- */

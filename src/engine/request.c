@@ -110,6 +110,7 @@ static bool out_of_chances(const struct virtq_engine_queue *q, struct engine_slo
 		return false;
 	}
 	slot->req->written = 0;
+	slot->req->failed = 1;
 	return true;
 }
 
@@ -141,8 +142,11 @@ static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		q->stats.malformed++;
 		break;
 	case VIRTQ_DONE:
+		q->stats.failed += slot->req->failed != 0;
 		break;
 	}
+	q->stats.bytes_read += slot->req->bytes_read;
+	q->stats.bytes_written += slot->req->bytes_written;
 	q->in_flight--;
 	queue_give_back(q, slot->req);
 }
@@ -155,6 +159,9 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 	slot->req = req;
 	slot->popped_ns = now_ns;
 	slot->op = (struct virtq_op){ 0 };
+	req->bytes_read = 0;
+	req->bytes_written = 0;
+	req->failed = 0;
 	q->in_flight++;
 	PROBE_POP(req);
 	verdict = q->model->ops->start(q->model, req, &slot->op);
@@ -179,7 +186,7 @@ static void advance_spans(struct virtq_op *op, uint64_t bytes)
 }
 
 /* Move on past @bytes that the kernel has transferred. */
-static void advance(struct virtq_engine_queue *q, struct engine_slot *slot, uint64_t bytes)
+static void advance(struct engine_slot *slot, uint64_t bytes)
 {
 	if (slot->op.spans)
 		advance_spans(&slot->op, bytes);
@@ -188,9 +195,9 @@ static void advance(struct virtq_engine_queue *q, struct engine_slot *slot, uint
 	else
 		virtq_req_skip(slot->req, bytes);
 	if (slot->op.kind == VIRTQ_OP_READ)
-		q->stats.bytes_read += bytes;
+		slot->req->bytes_read += bytes;
 	else
-		q->stats.bytes_written += bytes;
+		slot->req->bytes_written += bytes;
 	slot->op.offset += bytes;
 	slot->done_bytes += bytes;
 	slot->retries = 0;
@@ -252,7 +259,7 @@ static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
 	if (result < 0)
 		return true;
 	if (slot->op.kind == VIRTQ_OP_READ || slot->op.kind == VIRTQ_OP_WRITE) {
-		advance(q, slot, (uint64_t)result);
+		advance(slot, (uint64_t)result);
 		slot->result = (int64_t)slot->done_bytes;
 		/* Nothing came: the file ends here. */
 		if (result && anything_left(slot)) {
@@ -280,7 +287,7 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 	if (UNLIKELY(slot->links.count))
 		slot->links = (struct engine_links){ .count = 0 };
 	if (result < 0)
-		q->stats.failed++;
+		slot->req->failed = 1;
 	if (result == -ECANCELED && q->phase == QUEUE_CANCELS) {
 		q->cancelled++;
 		q->stats.cancelled++;

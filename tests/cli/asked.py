@@ -101,6 +101,33 @@ def test_statistics_while_a_copy_runs_and_afterwards():
                         r"\d+ suppressed, p50 <\d+ us, p99 <\d+ us\n$", text), text)
 
 
+def test_bytes_are_the_driver_s_whatever_is_behind_the_disk():
+    make_image("i", 4 * MIB, seed=67, holes=False)
+    for image in "ram:4M", "null:4M", "file":
+        make_image("file", 4 * MIB, seed=68)
+        with Server(image, "--queues", 2) as server:
+            good("copy", "i", server.url)
+            said = stats(server.pid)
+            check(total(said, "bytes_written") == 4 * MIB, image, said)
+            check(total(said, "bytes_read") == 0 and total(said, "failed") == 0, image, said)
+            good("copy", server.url, "o")
+            said = stats(server.pid)
+            check(total(said, "bytes_written") == 4 * MIB, image, said)
+            check(total(said, "bytes_read") == 4 * MIB, image, said)
+            check(server.stop() == 0)
+            check("0 failed), 4.0 MiB read, 4.0 MiB written" in server.said(), server.said())
+
+
+def test_failed_is_what_the_driver_is_told():
+    make_image("i", MIB, seed=69, holes=False)
+    for image in "i", "ram:1M":
+        with Server(image, "--inject", "op=read,error=EIO,after=2,times=1") as server:
+            refused(1, "IOERR", "copy", "--depth", 1, "--block-size", "4K", server.url, "o")
+            said = stats(server.pid)
+            check(total(said, "failed") == 1 and total(said, "requests") >= 3, image, said)
+            check(total(said, "bytes_read") == 8192 and total(said, "cancelled") == 0, said)
+
+
 def test_statistics_every_second():
     make_image("i", MIB, seed=61)
     with Server(None, "--stats", 1, "--disk", "socket=a.s,image=i", "--disk",

@@ -385,6 +385,61 @@ static void cancel_may_be_late(void **state)
 	}
 }
 
+/* ---- What is counted ---------------------------------------------------------- */
+
+static enum virtq_verdict telling_start(struct virtq_model *model, struct virtq_req *req,
+					struct virtq_op *op)
+{
+	(void)model, (void)op;
+	/* Nothing is left of the request that had its place before. */
+	if (req->bytes_read || req->bytes_written || req->failed)
+		return VIRTQ_MALFORMED;
+	req->bytes_read = 5;
+	req->bytes_written = 70;
+	req->failed = 1;
+	if (req->rd.bytes == 16)
+		return VIRTQ_DONE;
+	op->kind = VIRTQ_OP_SYNC;
+	op->fd = -1;
+	return VIRTQ_SUBMIT;
+}
+
+/* The operation has failed, and the driver is not told so. */
+static enum virtq_verdict telling_finish(struct virtq_model *model, struct virtq_req *req,
+					 struct virtq_op *op, int64_t result)
+{
+	(void)model, (void)op;
+	req->failed = result != -EBADF;
+	return VIRTQ_DONE;
+}
+
+static void the_model_says_what_a_request_counts_as(void **state)
+{
+	static const struct virtq_model_ops ops = {
+		.name = "telling", .req_bytes = sizeof(struct virtq_req),
+		.start = telling_start, .finish = telling_finish,
+	};
+	struct virtq_model model = { .ops = &ops };
+	struct virtq_engine_stats stats;
+	struct chain c = { .readable = 0 };
+	struct stand st;
+
+	stand_open(&st, *state, &model);
+	for (unsigned int i = 1; i <= 200; i++) {
+		c = (struct chain){ .readable = 0 };
+		chain_readable(&c, 0, i % 2 ? 16 : 17);
+		stand_send(&st, &c);
+		stand_back(&st);
+	}
+	virtq_engine_queue_stats(st.queue, &stats);
+	assert_int_equal(stats.requests, 200);
+	assert_int_equal(stats.malformed, 0);
+	assert_int_equal(stats.failed, 100);
+	assert_int_equal(stats.bytes_read, 200 * 5);
+	assert_int_equal(stats.bytes_written, 200 * 70);
+	stand_close(&st);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -402,6 +457,7 @@ int main(void)
 		ON_ENGINES(finish_may_hold_again),
 		ON_ENGINES(removal_cancels_what_is_held),
 		ON_ENGINES(cancel_may_be_late),
+		ON_ENGINES(the_model_says_what_a_request_counts_as),
 	};
 
 	return cmocka_run_group_tests_name("engine operations", tests, NULL, NULL) ? 1 : 0;
