@@ -16,7 +16,8 @@
 
 /*
  * Who wants the file stable while a sync is under way; see store_file_sync.c.
- * Owner of all of it: whoever has the lock.
+ * Owner of all of it: whoever has the lock; @failed through shm_flag_*(), as it is
+ * also read without.
  */
 struct sync_gate {
 	pthread_mutex_t lock;

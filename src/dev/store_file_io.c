@@ -182,6 +182,9 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 	bool reads = io->kind == VIRTQ_STORE_READ;
 	int fd = f->fd;
 
+	/* Would fail after it: what is there is not to be made worse. */
+	if (UNLIKELY(io->flags & VIRTQ_STORE_STABLE) && !reads && shm_flag_read(&f->gate.failed))
+		return ended(io, -EIO);
 	if (range_goes_direct(f, io)) {
 		if (LIKELY(spans_aligned(reads ? &io->req->wr : &io->req->rd,
 					 f->direct_mem_align, f->direct_offset_align))) {

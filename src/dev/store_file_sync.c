@@ -22,6 +22,7 @@
 #include <errno.h>
 
 #include "base/check.h"
+#include "base/shm.h"
 
 void sync_gate_open(struct sync_gate *gate)
 {
@@ -120,7 +121,7 @@ void file_synced(struct file_store *f, int64_t result)
 		gate->covered_end = &gate->waiting;	/* it was not performed */
 	covered = take_until(gate, gate->covered_end);
 	if (result < 0 && result != -ECANCELED) {
-		gate->failed = true;
+		shm_flag_write(&gate->failed, true);
 		late = take_until(gate, gate->end);
 	}
 	leader = gate->waiting;
