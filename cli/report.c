@@ -3,9 +3,16 @@
 #include "report.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+/* How long a failure waits for a reader of standard error. */
+#define REPORT_WAIT_MS 2000
 
 static const char *command_name = "virtq";
 
@@ -19,14 +26,37 @@ const char *report_name(void)
 	return command_name;
 }
 
-__attribute__((format(printf, 2, 0)))
-static void say(const char *ending, const char *fmt, va_list args)
+/*
+ * Write a sentence if whoever reads standard error lets us within @wait_ms. Else it
+ * is dropped: a reader that stands still must not stop those who speak. What a pipe
+ * is ready for is PIPE_BUF bytes, which do not block.
+ */
+__attribute__((format(printf, 3, 0)))
+static void say_within(int wait_ms, const char *ending, const char *fmt, va_list args)
 {
-	flockfile(stderr);	/* several threads of a server speak */
-	fprintf(stderr, "%s: ", command_name);
-	vfprintf(stderr, fmt, args);
-	fprintf(stderr, "%s\n", ending);
-	funlockfile(stderr);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct pollfd out = { STDERR_FILENO, POLLOUT, 0 };
+	char text[PIPE_BUF];
+	size_t room = sizeof(text) - strlen(ending) - 2, used;
+	const char *at = text;
+	ssize_t n = 1;
+
+	snprintf(text, room, "%s: ", command_name);
+	used = strlen(text);
+	vsnprintf(text + used, room - used, fmt, args);
+	used = strlen(text);
+	used += (size_t)snprintf(text + used, sizeof(text) - used, "%s\n", ending);
+
+	/* Not with the lock: others would wait as long, who must not wait. */
+	if (wait_ms)
+		poll(&out, 1, wait_ms);
+	pthread_mutex_lock(&lock);	/* several threads of a server speak */
+	while (used && n > 0 && poll(&out, 1, 0) == 1 && out.revents == POLLOUT) {
+		n = write(STDERR_FILENO, at, used);
+		at += n > 0 ? n : 0;
+		used -= n > 0 ? (size_t)n : 0;
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 int report_failure(const char *fmt, ...)
@@ -34,7 +64,7 @@ int report_failure(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("", fmt, args);
+	say_within(REPORT_WAIT_MS, "", fmt, args);
 	va_end(args);
 	return REPORT_FAILURE;
 }
@@ -46,7 +76,7 @@ int report_usage(const char *fmt, ...)
 
 	snprintf(ending, sizeof(ending), " (see '%s --help')", command_name);
 	va_start(args, fmt);
-	say(ending, fmt, args);
+	say_within(REPORT_WAIT_MS, ending, fmt, args);
 	va_end(args);
 	return REPORT_USAGE;
 }
@@ -56,7 +86,7 @@ void report_note(const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	say("", fmt, args);
+	say_within(0, "", fmt, args);
 	va_end(args);
 }
 

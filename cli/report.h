@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tool says to a person: one clear sentence each, on standard error. */
+/*
+ * What the tool says to a person: one clear sentence each, on standard error. Where
+ * nobody reads, and its pipe is full, sentences are dropped.
+ */
 #ifndef VIRTQ_CLI_REPORT_H
 #define VIRTQ_CLI_REPORT_H
 
@@ -18,7 +21,7 @@ enum report_status {
 void report_as(const char *name);
 const char *report_name(void);
 
-/* "NAME: sentence"; returns REPORT_FAILURE. */
+/* "NAME: sentence"; returns REPORT_FAILURE. Waits two seconds at most for a reader. */
 __attribute__((format(printf, 1, 2)))
 int report_failure(const char *fmt, ...);
 
@@ -26,7 +29,7 @@ int report_failure(const char *fmt, ...);
 __attribute__((format(printf, 1, 2)))
 int report_usage(const char *fmt, ...);
 
-/* "NAME: sentence", for what is worth knowing and no failure. */
+/* "NAME: sentence", for what is worth knowing and no failure. Never blocks. */
 __attribute__((format(printf, 1, 2)))
 void report_note(const char *fmt, ...);
 

@@ -207,8 +207,8 @@ static void *disk_run(void *arg)
 	int rc = virtq_vhost_user_serve(disk->server, &err);
 
 	if (rc < 0)
-		report_failure("%s%s%s", disk->one_of_many ? disk->name : "",
-			       disk->one_of_many ? " is served no more: " : "", err.text);
+		report_note("%s%s%s", disk->one_of_many ? disk->name : "",
+			    disk->one_of_many ? " is served no more: " : "", err.text);
 	pthread_mutex_lock(&disk->lock);
 	disk->ended = true;
 	disk->failed = rc < 0;

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What the tool says and does when a device, a file or a file system fails it."""
+import fcntl
 import os
 import resource
 import signal
@@ -298,6 +299,50 @@ def test_nobody_listens():
     refused(1, "refused", "probe", "s")
     refused(1, "refused", "copy", "vhost-user:s", "o")
     refused(1, "No such file", "probe", "missing")
+
+
+def test_reader_of_messages_that_stands_still_stops_nothing():
+    make_image("i", 2 * MIB, seed=21)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    server = subprocess.Popen([VIRTQ, "serve", "blk", "--socket-path", "s", "--image", "i",
+                               "--stats", "1"], stderr=writing, stdin=subprocess.DEVNULL)
+    os.close(writing)
+    try:
+        wait_until("the socket", lambda: os.path.exists("s"))
+        for turn in range(100):  # each is some messages, which are more than the pipe holds
+            good("probe", "s")
+        good("copy", "vhost-user:s", "o")
+        good("stats", server.pid)
+        server.terminate()
+        check(server.wait(timeout=20) == 0)
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+    check(digest("i") == digest("o"))
+    with open(reading, "rb") as f:
+        said = f.read()
+    check(said.startswith(b"virtq serve blk: serving i ") and len(said) <= 4096, said)
+    check(said.endswith(b"\n"), "a line was cut")
+
+
+def test_reader_of_messages_that_has_gone_stops_nothing():
+    make_image("i", MIB, seed=22)
+    reading, writing = os.pipe()
+    server = subprocess.Popen([VIRTQ, "serve", "blk", "--socket-path", "s", "--image", "i"],
+                              stderr=writing, stdin=subprocess.DEVNULL)
+    os.close(writing)
+    try:
+        wait_until("the socket", lambda: os.path.exists("s"))
+        os.close(reading)
+        good("copy", "vhost-user:s", "o")
+        server.terminate()
+        check(server.wait(timeout=20) == 0)
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
 
 
 if __name__ == "__main__":
