@@ -117,9 +117,9 @@ VIRTQ_API void virtq_transfers_destroy(struct virtq_transfers *set);
  * @pieces:   all of them, readable ones first, with what was written;
  *            valid during the call
  * @readable, @writable: how many
- * @status:   0 the device used it, or it was never sent; -ECANCELED the queue
- *            was reset or the set destroyed while it was in flight; -EBADMSG
- *            the same after the device had broken the ring
+ * @status:   0 the device used it; -ENODATA it was never sent, or no sending of it
+ *            went well; -ECANCELED the queue was reset or the set destroyed while it
+ *            was in flight; -EBADMSG the same after the device had broken the ring
  *
  * Called on the owner's thread from whatever call finds out. It may prepare and send
  * transfers of the set, but not destroy or reset it; what runs in
@@ -223,7 +223,7 @@ VIRTQ_API uint64_t virtq_transfer_id(const struct virtq_transfer *t);
  * virtq_transfer_check - is it back?
  *
  * Return: 1 if it is with the caller, with virtq_transfer_status() telling how it
- *	ended; 0 if the device has it; -EBADMSG (it has, and broke the ring),
+ *	ended, or that it was never sent; 0 if the device has it; -EBADMSG (it has, and broke the ring),
  *	-ESHUTDOWN.
  * Thread: the owner. Does not block. Order: [B]. Since: 0.1
  */
@@ -275,7 +275,14 @@ VIRTQ_API int virtq_transfers_arm(struct virtq_transfers *set);
 /** virtq_transfer_arg - what was given with it to prepare. */
 VIRTQ_API void *virtq_transfer_arg(const struct virtq_transfer *t);
 
-/** virtq_transfer_status - 0, or why it came back unused: -ECANCELED, -EBADMSG. */
+/**
+ * virtq_transfer_status - how its last sending ended
+ *
+ * A sending that failed is none: look at what virtq_transfer_send() returns.
+ *
+ * Return: 0 the device used it, or has it; -ENODATA it was not sent since it was
+ *	prepared; -ECANCELED, -EBADMSG it came back unused, as a release function is told.
+ */
 VIRTQ_API int virtq_transfer_status(const struct virtq_transfer *t);
 
 /** virtq_transfer_written - bytes that the device wrote, over all writable pieces. */

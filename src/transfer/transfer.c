@@ -47,7 +47,7 @@ ALWAYS_INLINE void take_free(struct virtq_transfers *set, struct virtq_transfer 
 	t->written = 0;
 	t->state = TRANSFER_READY;
 	t->kept = t->abandoned = false;
-	t->lost = LOST_NOT;
+	t->lost = LOST_UNSENT;
 	t->shape = shape;
 	t->release = release;
 	t->arg = arg;
@@ -216,7 +216,12 @@ void *virtq_transfer_arg(const struct virtq_transfer *t)
 
 int virtq_transfer_status(const struct virtq_transfer *t)
 {
-	return t->lost == LOST_NOT ? 0 : t->lost == LOST_CANCELLED ? -ECANCELED : -EBADMSG;
+	static const int statuses[] = {
+		[LOST_NOT] = 0, [LOST_CANCELLED] = -ECANCELED, [LOST_BROKEN] = -EBADMSG,
+		[LOST_UNSENT] = -ENODATA,
+	};
+
+	return statuses[t->lost];
 }
 
 uint32_t virtq_transfer_written(const struct virtq_transfer *t)

@@ -39,8 +39,8 @@ enum transfer_state {
 	TRANSFER_FLYING,	/* the ring has it as a token: the device's, or staged */
 };
 
-/* Why a transfer came back unused. */
-enum transfer_lost { LOST_NOT, LOST_CANCELLED, LOST_BROKEN };
+/* Why a transfer was not used; UNSENT until it is sent for the first time. */
+enum transfer_lost { LOST_NOT, LOST_CANCELLED, LOST_BROKEN, LOST_UNSENT };
 
 /* How many pieces and elements there are. */
 struct transfer_shape {
@@ -57,7 +57,7 @@ struct virtq_transfer {
 	uint8_t state;
 	bool kept;			/* its ring entries stand where they stood */
 	bool abandoned;
-	uint8_t lost;			/* LOST_..., if it is back */
+	uint8_t lost;			/* LOST_..., if it does not fly */
 	struct transfer_shape shape;
 	uint32_t kept_id;		/* if @kept */
 	virtq_release_fn *release;

@@ -108,7 +108,7 @@ static bool prepare(struct model *m, struct twin *t)
 	t->abandoned = t->to_poll = false;
 	t->id = t->released = 0;
 	t->written = 0;
-	t->status = 0;
+	t->status = -ENODATA;
 	SAME(m, virtq_transfer_id(t->t), 0);
 	SAME(m, virtq_transfer_check(t->t), 1);
 	return true;

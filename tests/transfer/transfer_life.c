@@ -17,7 +17,7 @@ static void abandoned_before_it_is_sent(void **state)
 	rig_open(&r, *state, &usual);
 	virtq_transfer_abandon(NULL);
 	virtq_transfer_abandon(rig_prepare(&r, 3, &told));
-	assert_told(&told, &r, 3, 0, 0);
+	assert_told(&told, &r, 3, -ENODATA, 0);
 	/* Nobody to tell is fine, too. */
 	virtq_transfer_abandon(rig_prepare(&r, 0, NULL));
 	rig_close(&r);
@@ -106,6 +106,7 @@ struct count {
 	unsigned int calls;
 	uint8_t *busy;
 	uint8_t *data;
+	bool refused;			/* the last sending */
 };
 
 static void give_back(void *arg, const struct virtq_piece *pieces, unsigned int readable,
@@ -116,7 +117,7 @@ static void give_back(void *arg, const struct virtq_piece *pieces, unsigned int 
 
 	assert_int_equal(readable, 1);
 	assert_int_equal(writable, 1);
-	assert_int_equal(status, 0);
+	assert_int_equal(status, count->refused ? -ENODATA : 0);
 	assert_int_equal(count->busy[slot], 1);
 	count->busy[slot] = 0;
 	count->calls++;
@@ -146,7 +147,10 @@ static void fire_and_forget(void **state)
 			busy[slot] = 1;
 			rc = virtq_transfer_send(r.set, &t, 1);
 			assert_true(rc == 1 || rc == -ENOSPC);
+			count.refused = rc != 1;
+			assert_int_equal(virtq_transfer_status(t), rc == 1 ? 0 : -ENODATA);
 			virtq_transfer_abandon(t);
+			count.refused = false;
 		}
 		if (rc == -ENOSPC || i % 7 == 0)
 			rig_serve(&r, 1 + i % 5, NULL, i % 64, 0);
@@ -203,6 +207,7 @@ static void reset_brings_all_back(void **state)
 		set_fates(&r, t, told, broken);
 		assert_int_equal(virtq_transfers_reset(r.set, NULL), -EBUSY);
 		assert_int_equal(virtq_transfer_check(t[PREPARED]), 1);
+		assert_int_equal(virtq_transfer_status(t[PREPARED]), -ENODATA);
 		assert_int_equal(told[LEFT].calls, 0);
 		assert_int_equal(rig_reset(&r), 2);
 		assert_told(&told[LEFT], &r, LEFT, status, 0);
@@ -250,7 +255,7 @@ static void destroy_releases_all(void **state)
 		assert_int_equal(virtq_driver_in_flight(virtq_port_driver(r.port)), 0);
 		assert_int_equal(virtq_port_renew(r.port), 0);
 		rig_close(&r);
-		assert_told(&told[PREPARED], &r, PREPARED, 0, 0);
+		assert_told(&told[PREPARED], &r, PREPARED, -ENODATA, 0);
 		assert_told(&told[FLYING], &r, FLYING, status, 0);
 		assert_told(&told[LEFT], &r, LEFT, status, 0);
 		assert_told(&told[USED], &r, USED, 0, 10 + USED);
