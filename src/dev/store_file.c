@@ -256,7 +256,7 @@ static int open_direct(struct file_store *f, const char *path, bool read_only,
 		f->store.info.block = f->direct_offset_align;
 	if (f->store.info.bytes % f->store.info.block)
 		return error_set(err, -EINVAL,
-				 "%s has %llu bytes: its file system does O_DIRECT in multiples of %u only",
+				 "%s has %llu bytes: O_DIRECT takes only multiples of %u there",
 				 path, (unsigned long long)f->store.info.bytes,
 				 f->store.info.block);
 

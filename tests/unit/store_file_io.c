@@ -42,13 +42,12 @@ static uint64_t space_of(const char *path)
 {
 	struct stat st;
 
-	sync();		/* where space is taken when it is written back */
 	assert_int_equal(stat(path, &st), 0);
 	return (uint64_t)st.st_blocks * 512;
 }
 
 /* A folder with a file system of its own, for this process alone; skips if that is not allowed. */
-static char *place_mount(const char *type, const char *options)
+static char *place_mount(const char *source, const char *type, const char *options)
 {
 	static bool unshared;
 	char *folder = strdup("./mount-XXXXXX");
@@ -57,7 +56,7 @@ static char *place_mount(const char *type, const char *options)
 	assert_non_null(mkdtemp(folder));
 	if ((!unshared && (unshare(CLONE_NEWNS) ||
 			   mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL))) ||
-	    mount("none", folder, type, 0, options)) {
+	    mount(source, folder, type, 0, options)) {
 		print_message("skipped: cannot mount a %s: %s\n", type, strerror(errno));
 		rmdir(folder);
 		free(folder);
@@ -239,7 +238,7 @@ static void a_cut_file_fails_where_it_ends(void **state)
 
 static void no_space_fails_what_needs_it(void **state)
 {
-	char *folder = place_mount("tmpfs", "size=2M"), *path = sparse_make(folder, BYTES);
+	char *folder = place_mount("none", "tmpfs", "size=2M"), *path = sparse_make(folder, BYTES);
 	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = MIB };
 	unsigned int full = 0;
 	struct depot dp;
@@ -272,16 +271,20 @@ static void space_run(const struct setting *s, char *path)
 	struct work fill = { .kind = VIRTQ_STORE_WRITE, .bytes = 4 * MIB };
 	struct work w = { .offset = 512, .bytes = 4 * MIB - 1024 };
 	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4 * MIB };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
 	struct depot dp;
 
 	depot_open(&dp, s, store_make(path, NULL), 300);
 	for (int way = 0; way < 3; way++) {
 		memset(depot_data(&dp, 0), 0x61, 4 * MIB);
 		assert_int_equal(depot_do(&dp, &fill), 0);
+		/* Some file systems take space only when they write back. */
+		assert_int_equal(depot_do(&dp, &flush), 0);
 		assert_in_range(space_of(path), 4 * MIB, 5 * MIB);
 		w.kind = way == 0 ? VIRTQ_STORE_DISCARD : VIRTQ_STORE_ZERO;
 		w.flags = way == 2 ? 0 : VIRTQ_STORE_MAY_UNMAP;
 		assert_int_equal(depot_do(&dp, &w), 0);
+		assert_int_equal(depot_do(&dp, &flush), 0);
 		if (way == 2)
 			assert_in_range(space_of(path), 4 * MIB, 5 * MIB);
 		else
@@ -304,7 +307,7 @@ static void space_is_given_back(void **state)
 /* It makes holes, but does not zero otherwise. */
 static void space_is_given_back_on_tmpfs(void **state)
 {
-	char *folder = place_mount("tmpfs", "size=64M");
+	char *folder = place_mount("none", "tmpfs", "size=64M");
 
 	space_run(*state, sparse_make(folder, BYTES));
 	place_unmount(folder);
@@ -313,7 +316,7 @@ static void space_is_given_back_on_tmpfs(void **state)
 /* It does neither: nothing is changed, and whoever asked knows. */
 static void a_file_system_without_holes_says_so(void **state)
 {
-	char *folder = place_mount("ramfs", NULL), *path = sparse_make(folder, BYTES);
+	char *folder = place_mount("none", "ramfs", NULL), *path = sparse_make(folder, BYTES);
 	struct work w = { .bytes = 8192 };
 	struct depot dp;
 
@@ -348,13 +351,14 @@ struct loop {
 	int fd;
 };
 
-/* A loop device of @bytes with blocks of @block; skips where there are none. */
-static void loop_open(struct loop *l, uint64_t bytes, uint32_t block)
+/* A loop device of a file in @folder; skips where there are none. */
+static void loop_open(struct loop *l, const char *folder, uint64_t bytes, uint32_t block)
 {
-	struct loop_config config = { .block_size = block };
+	/* Gone with this process at the latest. */
+	struct loop_config config = { .block_size = block, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
 	int control, number, file, rc;
 
-	l->path = sparse_make(".", bytes);
+	l->path = sparse_make(folder, bytes);
 	file = open(l->path, O_RDWR | O_CLOEXEC);
 	assert_true(file >= 0);
 	config.fd = (uint32_t)file;
@@ -390,14 +394,14 @@ static void a_block_device_is_a_store(void **state)
 	struct depot dp;
 	struct loop l;
 
-	loop_open(&l, BYTES, 512);
+	loop_open(&l, ".", BYTES, 512);
 	run(*state, store_make(l.device, NULL), 40, true);
 	loop_close(&l);
-	loop_open(&l, BYTES, 512);
+	loop_open(&l, ".", BYTES, 512);
 	run(*state, store_make(l.device, &direct), 40, true);
 	loop_close(&l);
 
-	loop_open(&l, BYTES, 512);
+	loop_open(&l, ".", BYTES, 512);
 	store = store_make(l.device, NULL);
 	assert_int_equal(store->info.bytes, BYTES);
 	assert_int_equal(store->info.block, 512);
@@ -407,6 +411,7 @@ static void a_block_device_is_a_store(void **state)
 		print_message("this loop device does not discard\n");
 	depot_open(&dp, *state, store, 300);
 	assert_int_equal(depot_do(&dp, &w), 0);
+	/* BLK-DEV-018: nobody else takes it out of the cache of the device at this time. */
 	assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_FLUSH }), 0);
 	assert_true(space_of(l.path) >= 4 * MIB);
 	if (store->info.discard_max) {
@@ -438,7 +443,7 @@ static void large_blocks_are_announced(void **state)
 	struct depot dp;
 	struct loop l;
 
-	loop_open(&l, BYTES, 4096);
+	loop_open(&l, ".", BYTES, 4096);
 	store = store_make(l.device, NULL);
 	assert_int_equal(store->info.block, 512);	/* the page cache sees to it */
 	assert_int_equal(store->info.physical, 4096);
@@ -464,6 +469,132 @@ static void large_blocks_are_announced(void **state)
 	loop_close(&l);
 }
 
+/* ---- A medium that loses what it was given -------------------------------------------- */
+
+#define LOST_MIB 24u
+
+/* A file system on a device whose file has no room. */
+struct faulty {
+	struct loop loop;
+	char *below, *folder, *path;
+};
+
+static void faulty_open(struct faulty *y)
+{
+	char command[128];
+
+	y->below = place_mount("none", "tmpfs", "size=12M");
+	loop_open(&y->loop, y->below, 64 * MIB, 512);
+	snprintf(command, sizeof(command),
+		 "mkfs.ext4 -q -F -b 4096 -E nodiscard,lazy_itable_init=1 %s", y->loop.device);
+	if (system(command)) {
+		print_message("skipped: no mkfs.ext4\n");
+		loop_close(&y->loop);
+		place_unmount(y->below);
+		skip();
+	}
+	y->folder = place_mount(y->loop.device, "ext4", NULL);
+	y->path = sparse_make(y->folder, LOST_MIB * MIB);
+}
+
+static void faulty_close(struct faulty *y)
+{
+	file_drop(y->path);
+	place_unmount(y->folder);
+	loop_close(&y->loop);
+	place_unmount(y->below);
+}
+
+/* BLK-DEV-018: the kernel tells the first sync of the file only. */
+static void lost_data_fails_every_flush(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = MIB };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	struct depot dp[2];
+	struct faulty y;
+
+	faulty_open(&y);
+	depot_open(&dp[0], *state, store_make(y.path, NULL), 300);
+	depot_open_shared(&dp[1], *state, dp[0].store, 300);
+	for (; w.offset < LOST_MIB * MIB; w.offset += MIB)
+		assert_int_equal(depot_do(&dp[0], &w), 0);
+	for (unsigned int i = 0; i < 6; i++) {
+		unsigned int first = depot_send(&dp[0], &flush);
+
+		assert_true(depot_do(&dp[1], &flush) < 0);
+		assert_true(depot_wait(&dp[0], first) < 0);
+	}
+	depot_close(&dp[1]);
+	depot_close(&dp[0]);
+	faulty_close(&y);
+}
+
+/* BLK-DEV-017: of writes that shall be stable none is after one was not. */
+static void lost_data_fails_every_stable_write(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .flags = VIRTQ_STORE_STABLE,
+			  .bytes = MIB / 4 };
+	unsigned int good = 0, bad = 0;
+	struct depot dp[2];
+	struct faulty y;
+
+	faulty_open(&y);
+	depot_open(&dp[0], *state, store_make(y.path, NULL), 300);
+	depot_open_shared(&dp[1], *state, dp[0].store, 300);
+	for (; w.offset < LOST_MIB * MIB; ) {
+		unsigned int tags[8];
+
+		for (unsigned int i = 0; i < 8; i++, w.offset += w.bytes)
+			tags[i] = depot_send(&dp[i % 2], &w);
+		for (unsigned int i = 0, before = bad; i < 8; i++) {
+			bool failed = depot_wait(&dp[i % 2], tags[i]) < 0;
+
+			bad += failed;
+			good += !failed;
+			assert_true(failed || !before);
+		}
+	}
+	assert_true(good && bad);
+	depot_close(&dp[1]);
+	depot_close(&dp[0]);
+	faulty_close(&y);
+}
+
+/* The driver has to know of large blocks, and there is no half of one. */
+static void a_size_of_half_a_block_is_refused(void **state)
+{
+	char *folder, *path;
+	struct virtq_store *store;
+	struct loop l;
+	char command[64];
+
+	(void)state;
+	loop_open(&l, ".", 64 * MIB, 4096);
+	snprintf(command, sizeof(command), "mkfs.ext4 -q -F %s", l.device);
+	if (system(command)) {
+		print_message("skipped: no mkfs.ext4\n");
+		loop_close(&l);
+		skip();
+	}
+	folder = place_mount(l.device, "ext4", NULL);
+	path = sparse_make(folder, MIB + 512);
+	assert_store_refused(path, &direct, -EINVAL, "multiples of 4096");
+	virtq_store_close(store_make(path, NULL));
+	assert_int_equal(truncate(path, MIB), 0);
+	store = store_make(path, &direct);
+	assert_int_equal(store->info.block, 4096);
+	/* Nor does it come to have one. */
+	assert_int_equal(truncate(path, MIB + 512), 0);
+	assert_int_equal(store->ops->refresh(store), -EINVAL);
+	assert_int_equal(store->info.bytes, MIB);
+	assert_int_equal(truncate(path, MIB + 8192), 0);
+	assert_int_equal(store->ops->refresh(store), MIB + 8192);
+	virtq_store_close(store);
+	file_drop(path);
+	place_unmount(folder);
+	loop_close(&l);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -479,6 +610,9 @@ int main(void)
 		ON_ENGINES(a_file_system_without_holes_says_so),
 		ON_ENGINES(a_block_device_is_a_store),
 		ON_ENGINES(large_blocks_are_announced),
+		ON_ENGINES(lost_data_fails_every_flush),
+		ON_ENGINES(lost_data_fails_every_stable_write),
+		cmocka_unit_test(a_size_of_half_a_block_is_refused),
 	};
 
 	return cmocka_run_group_tests_name("store file io", tests, NULL, NULL) ? 1 : 0;
