@@ -115,6 +115,9 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 	};
 	int rc = virtq_store_open(&blk.store, s->image, &store, err);
 
+	if (rc == 0 && s->direct && !disk->quiet && strcmp(blk.store->ops->name, "file") != 0)
+		report_note("%s is no file, and has no page cache for --direct to bypass",
+			    s->image);
 	if (rc == 0 && s->inject)
 		rc = virtq_store_inject(&blk.store, blk.store, s->inject, err);
 	if (rc < 0)

@@ -48,7 +48,7 @@ const char serve_options_help[] =
 	"  --use WHAT,...       of io_uring also: sqpoll, buffers\n"
 	"  --forbid WHAT,...    of io_uring never: sqpoll, buffers, files, links,\n"
 	"                       ring-fd, single-issuer, defer-taskrun, multishot,\n"
-	"                       workers\n"
+	"                       workers, kick-reads\n"
 	"  --stats SECONDS      say every so often what each queue has done\n"
 	"  --print-capabilities print what this program can do, in JSON, and exit\n"
 	"  --quiet              say nothing but errors\n"
@@ -159,6 +159,7 @@ static bool serve_option_uses(const char *label, const char *text, uint32_t allo
 		{ "ring-fd", VIRTQ_USE_RING_FD }, { "single-issuer", VIRTQ_USE_SINGLE_ISSUER },
 		{ "defer-taskrun", VIRTQ_USE_DEFER_TASKRUN },
 		{ "multishot", VIRTQ_USE_MULTISHOT }, { "workers", VIRTQ_USE_WORKERS },
+		{ "kick-reads", VIRTQ_USE_KICK_READS },
 	};
 	const unsigned int count = sizeof(words) / sizeof(words[0]);
 	unsigned int i;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <virtq/blk.h>
+#include <virtq/store.h>
 
 #include "options.h"
 #include "report.h"
@@ -392,6 +393,30 @@ int serve_list_load(struct serve_list *list, const struct serve_settings *base,
 
 /* ---- All of them together. ---- */
 
+/* Do its rules and its kind of image make sense? All else shows when it is opened. */
+static bool list_check_words(const struct serve_settings *s, const char *place)
+{
+	bool named = strncmp(s->image, "null:", 5) == 0 || strncmp(s->image, "ram:", 4) == 0;
+	struct virtq_error err = { 0 };
+	struct virtq_store *store;
+	int rc = 0;
+
+	if (named)
+		rc = virtq_store_open(&store, s->image, NULL, &err);
+	if (!rc && named)
+		virtq_store_close(store);
+	if (rc != -EINVAL && s->inject) {
+		rc = virtq_store_open(&store, "null:512", NULL, &err);
+		if (!rc)
+			rc = virtq_store_inject(&store, store, s->inject, &err);
+		if (!rc)
+			virtq_store_close(store);
+	}
+	if (rc == -EINVAL)
+		report_usage("%s%s", place, err.text);
+	return rc != -EINVAL;
+}
+
 static bool list_check_one(const struct serve_settings *s, const char *place, const char *dashes,
 			   const char *socket)
 {
@@ -402,7 +427,7 @@ static bool list_check_one(const struct serve_settings *s, const char *place, co
 	else if (!s->image)
 		report_usage("%s%simage is needed", place, dashes);
 	else
-		return true;
+		return list_check_words(s, place);
 	return false;
 }
 

@@ -11,8 +11,10 @@
  *
  * Thread: start() and finish() run on the threads of the engines that turn the
  * disk's queues, several at a time where there are several engines; cancel() on
- * these too. The others run on the thread that created the disk, or asks for its
- * size again.
+ * these too. A thread of the store's own may touch a driver's memory, which the
+ * driver can take away: it leaves SIGBUS, SIGSEGV, SIGILL and SIGFPE unmasked, or
+ * virtq_guard_install()'s handler is not asked. The others run on the thread that
+ * created the disk, or asks for its size again.
  */
 #ifndef VIRTQ_STORE_H
 #define VIRTQ_STORE_H
@@ -109,7 +111,8 @@ struct virtq_store_info {
  *           of @start. NULL: VIRTQ_DONE, with an error if @result is negative or,
  *           for READ and WRITE, not io->bytes
  * @cancel:  what is held shall end soon; see virtq_model_ops.cancel. May be NULL
- * @refresh: look at the size again. Return: the new size, bytes, or -errno. NULL: it never changes
+ * @refresh: look at the size again. Return: the new size, bytes, or -errno;
+ *           -ENOTSUP: it may have changed and cannot be found out. NULL: it never changes
  * @close:   free the store; nothing of it is under way
  */
 struct virtq_store_ops {
@@ -133,10 +136,13 @@ struct virtq_store {
  * struct virtq_store_options - for virtq_store_open()
  * @read_only: nothing will be written
  * @direct:    files: bypass the page cache (O_DIRECT) wherever a request allows it
+ * @reconnect_ms: NBD: how long requests wait for a server that went away to come
+ *             back, before they fail; 0: 5000
  */
 struct virtq_store_options {
 	bool read_only;
 	bool direct;
+	uint32_t reconnect_ms;
 };
 
 /**
@@ -155,8 +161,8 @@ struct virtq_store_options {
  * @err:   filled on failure; may be NULL
  *
  * Return: 0, or -EINVAL (the name, or a size that is no multiple of 512 bytes),
- *	-EBUSY (somebody else has the file), -ENOTSUP (no libnbd), or what open or
- *	the server says.
+ *	-EBUSY (somebody else has the file), -ENOTSUP (no libnbd), -ETIMEDOUT (an
+ *	NBD server has said nothing for 10 seconds), or what open or the server says.
  * Thread: any. Since: 0.1
  */
 VIRTQ_API int virtq_store_open(struct virtq_store **out, const char *image,

@@ -241,6 +241,10 @@ int virtq_blk_refresh(struct virtq_model *model, struct virtq_error *err)
 	if (!store->ops->refresh)
 		return 0;
 	bytes = store->ops->refresh(store);
+	if (bytes == -ENOTSUP)
+		return error_set(err, -ENOTSUP,
+				 "the size of the %s store cannot be found out while it is served",
+				 store->ops->name);
 	if (bytes < 0)
 		return error_set_errno(err, (int)bytes, "the %s store does not tell its size",
 				       store->ops->name);

@@ -449,6 +449,9 @@ static int parse_rule(struct rule *rule, char *text, struct virtq_error *err)
 
 	*rule = (struct rule){ .to = UINT64_MAX, .every = 1, .times = UINT64_MAX };
 	while ((key = strsep(&rest, ","))) {
+		if (!*key)
+			return error_set(err, -EINVAL,
+					 "a rule is KEY=VALUE,..., and here is one without a word");
 		value = strchr(key, '=');
 		if (value)
 			*value++ = 0;

@@ -89,6 +89,19 @@ static int check_features(struct vuser_session *s, uint64_t features, struct vir
 	return 0;
 }
 
+/* The device may have been told what was then refused. */
+static void restore_features(struct vuser_session *s, uint64_t features, bool known)
+{
+	struct virtq_model *model = s->config->model;
+
+	s->features = features;
+	s->features_known = known;
+	if (known && model->ops->features_ok)
+		model->ops->features_ok(model, vuser_session_features(s));
+	else if (!known && model->ops->reset)
+		model->ops->reset(model);
+}
+
 static int set_features(struct vuser_session *s, struct vuser_msg *msg, struct virtq_error *err)
 {
 	struct vuser_vring_before before[VUSER_QUEUES_MAX];
@@ -112,8 +125,7 @@ static int set_features(struct vuser_session *s, struct vuser_msg *msg, struct v
 	/* Who is told that it was refused goes on with what was agreed on before. */
 	for (unsigned int i = 0; i < s->vring_count; i++)
 		vuser_vring_undo(s, i, &before[i]);
-	s->features = old;
-	s->features_known = old_known;
+	restore_features(s, old, old_known);
 	return rc;
 }
 

@@ -37,11 +37,20 @@ def test_read_only_is_so_for_every_kind():
             refused(1, "read-only", "copy", "i", server.url)
 
 
+def test_direct_without_a_file_is_noted():
+    make_image("i", MIB)
+    for image, noted in ("null:1M", True), ("ram:1M", True), ("i", False):
+        with Server(image, "--direct") as server:
+            check(("no page cache for --direct" in server.said()) == noted, server.said())
+
+
 def test_images_whose_names_make_no_sense():
     words = "serve", "blk", "--socket-path", "s", "--image"
     for image in ("null:", "null:0", "null:-1", "null:many", "null:511", "null:1000", "ram:1KiB",
-                  "ram:99999999999999999999", "null:1M "):
-        refused(1, "", *words, image)
+                  "null:5X", "ram:99999999999999999999", "null:1M "):
+        refused(2, f'"{image}" names no size', *words, image)
+    refused(2, "disk 2: ", "serve", "blk", "--disk", "socket=s,image=null:1M", "--disk",
+            "socket=t,image=ram:x")
     refused(1, "s", *words, "nbd+unix:///?socket=/there/is/none")
     check(not os.path.exists("s"), "a socket was left behind")
     # A file of such a name is found by its path.
@@ -145,9 +154,13 @@ def test_request_that_never_ends_is_noticed_and_the_server_stops():
 
 def test_rules_that_make_no_sense():
     words = "serve", "blk", "--socket-path", "s", "--image", "null:1M", "--inject"
-    for rules in ("", "op=never", "error=EIDONTKNOW", "frob=1", "every=0", "op=read;;", "short=x",
-                  "op=read,op=write"):
-        refused(1, "", *words, rules)
+    for rules, saying in (
+            ("", "one without a word"), ("op=never", "op is read, write"),
+            ("error=EIDONTKNOW", "error is a name"), ("frob=1", "no key of a rule"),
+            ("error=5,every=0", "never applies"), ("op=read;;", "does nothing"),
+            ("error=5;;hang", "one without a word"), ("short=x", "multiple of 512"),
+            ("short=100", "multiple of 512"), ("op=read,op=write", "does nothing")):
+        refused(2, saying, *words, rules)
     check(not os.path.exists("s"), "a socket was left behind")
 
 

@@ -185,6 +185,8 @@ static void test_refused_features_change_nothing(void **state)
 	assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, layouts[0]), 1);
 	rig_await(r, VIRTQ_VU_NACKED, 1, text);
 	assert_non_null(strstr(text, "misaligned"));
+	/* Nor does the device think that anything was agreed on. */
+	assert_int_equal(__atomic_load_n(&r->toy.accepted, __ATOMIC_SEQ_CST), 0);
 	/* Not running: it can change, and does not answer. */
 	assert_int_equal(client_ask_state(fd, VHOST_USER_SET_VRING_NUM, 0, 64), 0);
 	queue_request(&good, 'e');
@@ -194,6 +196,7 @@ static void test_refused_features_change_nothing(void **state)
 	addr = queue_addr(&bad);
 	assert_int_equal(client_ask(fd, VHOST_USER_SET_VRING_ADDR, &addr, sizeof(addr)), 0);
 	assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, layouts[0] | BIT_30), 0);
+	assert_int_equal(__atomic_load_n(&r->toy.accepted, __ATOMIC_SEQ_CST), layouts[0]);
 	queue_unanswered(&good, 30);		/* disabled, as before */
 	queue_enable(&good, 1);
 	queue_enable(&bad, 1);

@@ -75,16 +75,19 @@ static int toy_config_write(struct virtq_model *model, uint32_t offset, const vo
 
 static int toy_features_ok(struct virtq_model *model, struct virtq_features features)
 {
-	(void)model;
 	/* What belongs to the wire may not come this far. */
 	if (virtq_features_has(features, VHOST_USER_F_PROTOCOL_FEATURES) ||
 	    virtq_features_has(features, VHOST_F_LOG_ALL))
 		abort();
-	return virtq_features_has(features, 5) && !virtq_features_has(features, 6) ? -EINVAL : 0;
+	if (virtq_features_has(features, 5) && !virtq_features_has(features, 6))
+		return -EINVAL;
+	__atomic_store_n(&toy_of(model)->accepted, features.word[0], __ATOMIC_SEQ_CST);
+	return 0;
 }
 
 static void toy_reset(struct virtq_model *model)
 {
+	__atomic_store_n(&toy_of(model)->accepted, 0, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&toy_of(model)->resets, 1, __ATOMIC_SEQ_CST);
 }
 

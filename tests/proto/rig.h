@@ -34,6 +34,7 @@ struct toy {
 	struct virtq_model model;
 	uint8_t config[TOY_CONFIG_BYTES];
 	int resets;			/* __atomic */
+	uint64_t accepted;		/* __atomic: features, 0 before they are negotiated */
 	int slow_fd[2];			/* pipe: requests that begin with 's' read from it */
 	struct virtq_req *held;		/* __atomic: the last that began with 'h'; never cancelled */
 };

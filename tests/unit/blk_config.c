@@ -300,6 +300,9 @@ static void another_size_counts_from_here_on(void **state)
 	assert_int_equal(virtq_blk_refresh(r.model, &err), -EIO);
 	assert_non_null(strstr(err.text, "shelf"));
 	assert_int_equal(virtq_blk_refresh(r.model, NULL), -EIO);
+	r.shelf->refreshed = -ENOTSUP;
+	assert_int_equal(virtq_blk_refresh(r.model, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "cannot be found out"));
 	r.shelf->store.info.bytes = 0;
 	r.shelf->refreshed = 0;
 	assert_int_equal(virtq_blk_refresh(r.model, &err), -EINVAL);
