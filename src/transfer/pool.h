@@ -202,11 +202,17 @@ int wait_begin(struct virtq_pool *pool, struct waiter *w, const struct virtq_wai
  * Return: 1 something may have changed; 0 the time was over; an error ends the wait.
  */
 int wait_sleep(struct virtq_pool *pool, struct waiter *w);
-void wait_end(struct virtq_pool *pool, struct waiter *w);
+/*
+ * End the wait, and leave the pool: returns @rc. Of one owner the pool may be gone then: whoever
+ * destroys it has waited for nothing else.
+ */
+int wait_leave(struct virtq_pool *pool, struct waiter *w, int rc);
 /* Room was made: wake who waits for some. */
 void wait_wake_room(struct virtq_pool *pool);
 /* Something was put into pool->used: wake somebody who waits for that. */
 void wait_wake_taker(struct virtq_pool *pool);
+/* One owner, awake in here, found the ring broken: so has he who sleeps on the call fd. */
+void wait_tell_broken(struct virtq_pool *pool);
 /* Everybody look again. */
 void wait_wake_all(struct virtq_pool *pool);
 

@@ -315,20 +315,33 @@ static bool may_wait(int rc)
 	return rc == -ENOSPC || rc == -EAGAIN;
 }
 
-/* There was no room for all of @d. Look whether some was made, and then wait for it. */
-NEVER_INLINE static int offer_waiting(struct virtq_pool *pool, struct demand *d,
-				      const struct virtq_wait *wait)
+/* There was no room for all of @d. Look whether some was made. */
+NEVER_INLINE static int offer_looking(struct virtq_pool *pool, struct demand *d)
 {
-	struct waiter w;
 	int rc = pool_reap(pool);
 
 	if (rc >= 0)
 		rc = rc || pool->paused ? offer_now(pool, d) : -ENOSPC;
-	if (!may_wait(rc) || !wait || !wait->timeout_ms)
-		return rc;
-	rc = wait_begin(pool, &w, wait, true);
+	return rc;
+}
+
+/* What was offered is shown. Return: how many those are, or @rc. */
+static int offered(struct virtq_pool *pool, const struct demand *d, unsigned int flags, int rc)
+{
+	if (d->done && !(flags & VIRTQ_POOL_MORE))
+		pool_publish(pool);
+	return d->done ? (int)d->done : rc;
+}
+
+/* Wait for room for what is left of @d, and leave the pool. */
+NEVER_INLINE static int offer_waiting(struct virtq_pool *pool, struct demand *d,
+				      unsigned int flags, const struct virtq_wait *wait)
+{
+	struct waiter w;
+	int rc = wait_begin(pool, &w, wait, true);
+
 	if (rc)
-		return rc;
+		return pool_leave(pool, offered(pool, d, flags, rc));
 	for (;;) {
 		int slept = is_hopeless(pool, d) ? -EDEADLK : wait_sleep(pool, &w);
 
@@ -340,8 +353,7 @@ NEVER_INLINE static int offer_waiting(struct virtq_pool *pool, struct demand *d,
 		if (!may_wait(rc) || slept <= 0)
 			break;
 	}
-	wait_end(pool, &w);
-	return rc;
+	return wait_leave(pool, &w, offered(pool, d, flags, rc));
 }
 
 static int offer_all(struct virtq_pool *pool, struct demand *d, unsigned int flags,
@@ -355,10 +367,10 @@ static int offer_all(struct virtq_pool *pool, struct demand *d, unsigned int fla
 		return pool_leave(pool, rc);
 	rc = offer_now(pool, d);
 	if (UNLIKELY(may_wait(rc)))
-		rc = offer_waiting(pool, d, wait);
-	if (d->done && !(flags & VIRTQ_POOL_MORE))
-		pool_publish(pool);
-	return pool_leave(pool, d->done ? (int)d->done : rc);
+		rc = offer_looking(pool, d);
+	if (UNLIKELY(may_wait(rc) && wait && wait->timeout_ms))
+		return offer_waiting(pool, d, flags, wait);
+	return pool_leave(pool, offered(pool, d, flags, rc));
 }
 
 int virtq_pool_offer(struct virtq_pool *pool, const struct virtq_offer *offers,

@@ -51,6 +51,8 @@ int pool_reap(struct virtq_pool *pool)
 		}
 		total += got > 0 ? got : 0;
 	} while (got == (int)POOL_CHUNK);
+	if (UNLIKELY(got < 0))
+		wait_tell_broken(pool);
 	if (total && pool->room_waiters)
 		wait_wake_room(pool);
 	if (pool->used_count > before)
@@ -144,6 +146,7 @@ static int take_now(struct virtq_pool *pool, struct virtq_chain *chains, unsigne
 	return n || got >= 0 ? (int)n : got;
 }
 
+/* There is nothing to take. Wait for it, and leave the pool. */
 NEVER_INLINE static int take_waiting(struct virtq_pool *pool, struct virtq_chain *chains,
 				     unsigned int max, const struct virtq_wait *wait)
 {
@@ -151,13 +154,12 @@ NEVER_INLINE static int take_waiting(struct virtq_pool *pool, struct virtq_chain
 	int rc = wait_begin(pool, &w, wait, false), slept;
 
 	if (rc)
-		return rc;
+		return pool_leave(pool, rc);
 	do {
 		slept = wait_sleep(pool, &w);
 		rc = slept < 0 ? slept : take_now(pool, chains, max);
 	} while (!rc && slept);
-	wait_end(pool, &w);
-	return rc;
+	return wait_leave(pool, &w, rc);
 }
 
 int virtq_pool_take(struct virtq_pool *pool, struct virtq_chain *chains, unsigned int max,
@@ -174,7 +176,7 @@ int virtq_pool_take(struct virtq_pool *pool, struct virtq_chain *chains, unsigne
 	}
 	rc = take_now(pool, chains, max);
 	if (!rc && max && wait && wait->timeout_ms)
-		rc = take_waiting(pool, chains, max, wait);
+		return take_waiting(pool, chains, max, wait);
 	return pool_leave(pool, rc);
 }
 

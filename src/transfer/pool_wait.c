@@ -87,8 +87,15 @@ void wait_wake_taker(struct virtq_pool *pool)
 		w = w->next;
 	if (w)
 		signal_waiter(w);
-	/* One owner has the signal of the device still, unless he waited: wait_end(). */
+	/* One owner has the signal of the device still, unless he waited: wait_leave(). */
 	if (pool->threads)
+		signal_outside(pool);
+}
+
+/* Of several threads all are told by pool_leave_threads(). */
+void wait_tell_broken(struct virtq_pool *pool)
+{
+	if (!pool->threads)
 		signal_outside(pool);
 }
 
@@ -191,7 +198,7 @@ int wait_sleep(struct virtq_pool *pool, struct waiter *w)
 	return port_closed(pool->port) ? -ESHUTDOWN : rc;
 }
 
-void wait_end(struct virtq_pool *pool, struct waiter *w)
+int wait_leave(struct virtq_pool *pool, struct waiter *w, int rc)
 {
 	struct waiter **link = &pool->waiters;
 
@@ -212,7 +219,11 @@ void wait_end(struct virtq_pool *pool, struct waiter *w)
 		virtq_driver_disarm(pool->q);
 	if (!pool->waiters)
 		pthread_cond_broadcast(&pool->nobody);
-	list_unlock(pool);
+	/* The last touch of the pool is that the lock is let go. */
+	if (pool->threads)
+		return pool_leave_threads(pool, rc);
+	pthread_mutex_unlock(&pool->lock);
+	return rc;
 }
 
 /* ---- Without sleeping ------------------------------------------------------ */

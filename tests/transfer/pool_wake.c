@@ -4,6 +4,7 @@
  * linker leads here (--wrap): a sleeper has armed before he sleeps, and clears after it.
  * The device is quiet: where a signal was another's to take, it sends none.
  */
+#include <malloc.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -21,11 +22,18 @@ static unsigned int always_ready;	/* that many times arming finds something */
 static struct rig *late_device;		/* just before that it uses a chain, and tells nobody */
 static unsigned int slow_clear;		/* whoever wakes up takes his time */
 static unsigned int cleared;
+static unsigned int slow_unlock;	/* a sleeper who lets go of a lock takes his time */
+static __thread bool is_sleeper;
 
 int __wrap_virtq_driver_arm(struct virtq_driver *q);
 int __real_virtq_driver_arm(struct virtq_driver *q);
 void __wrap_virtq_notify_clear(int fd);
 void __real_virtq_notify_clear(int fd);
+
+void __wrap_free(void *p);
+void __real_free(void *p);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock);
+int __real_pthread_mutex_unlock(pthread_mutex_t *lock);
 
 static void serve_quietly(struct rig *r);
 
@@ -61,6 +69,23 @@ void __wrap_virtq_notify_clear(int fd)
 	__real_virtq_notify_clear(fd);
 }
 
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock)
+{
+	int rc = __real_pthread_mutex_unlock(lock);
+
+	if (is_sleeper && load(&slow_unlock))
+		pause_ms(50);
+	return rc;
+}
+
+/* Whoever looks at what was freed sees it at once. */
+void __wrap_free(void *p)
+{
+	if (p)
+		memset(p, 0xa5, malloc_usable_size(p));
+	__real_free(p);
+}
+
 /* ---- Sleepers --------------------------------------------------------------------------- */
 
 struct sleeper {
@@ -78,6 +103,7 @@ static void *sleep_run(void *arg)
 	struct sleeper *s = arg;
 	struct virtq_chain chain;
 
+	is_sleeper = true;
 	s->rc = s->takes ? virtq_pool_take(s->r->pool, &chain, 1, &s->wait) :
 			   virtq_pool_offer_writable(s->r->pool, 1, s->bytes, NULL, 0, &s->wait);
 	add(&s->done, 1);
@@ -348,6 +374,39 @@ static void test_whoever_finds_it_broken_tells_all(void **state)
 	}
 }
 
+/* The same of one owner, whose event loop sleeps over an offer that is made elsewhere in it. */
+static void test_one_owner_is_told_of_a_broken_ring(void **state)
+{
+	for (unsigned int way = 0; way < 3; way++) {
+		struct virtq_pool_config config = rig_config(*(const struct layout *)*state);
+		const struct virtq_offer forget = { .writable_bytes = 8,
+						    .flags = VIRTQ_OFFER_FORGET };
+		const struct virtq_wait briefly = { .timeout_ms = 1 };
+		struct virtq_chain chain;
+		struct rig r;
+		int fd;
+
+		config.size = 4;
+		config.items = way == 2 ? 3 : 8;
+		config.indirect_entries = config.indirect_entries ? 4 : 0;
+		rig_open(&r, *(const struct layout *)*state, &config);
+		fd = virtq_port_call_fd(r.port);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL), 2);
+		assert_int_equal(virtq_pool_offer(r.pool, &forget, 1, NULL, 0, NULL), 1);
+		assert_int_equal(virtq_pool_arm(r.pool), 0);
+		far_lie(&r.far, 4000, 1);
+		assert_false(fd_readable(fd));
+		if (way == 2)
+			assert_int_equal(virtq_pool_alloc(r.pool, 8, 0, &chain), -EBADMSG);
+		else
+			assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0,
+								   way ? &briefly : NULL), 1);
+		assert_true(fd_readable(fd));
+		assert_int_equal(virtq_pool_take(r.pool, &chain, 1, NULL), -EBADMSG);
+		rig_close(&r);
+	}
+}
+
 /* ---- The end of a wait ------------------------------------------------------ */
 
 /* What is used between the look and the arming is found: no call will come for it. */
@@ -438,6 +497,29 @@ static void test_close_awaits_who_was_asleep(void **state)
 	add(&slow_clear, -1);
 	end(&taker, -ESHUTDOWN);
 	rig_close(&r);
+}
+
+/* Whoever destroys it frees it while he who slept is about to return: he looks at it no more. */
+static void test_destroy_awaits_who_was_asleep(void **state)
+{
+	const struct layout *layout = *state;
+
+	for (unsigned int way = 0; way < 4; way++) {
+		struct virtq_pool_config config = rig_config(*layout);
+		struct sleeper sleeper;
+		struct rig r;
+
+		config.threads = way & 1;
+		rig_open(&r, *layout, &config);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 8, NULL, 0, NULL), 16);
+		start(&sleeper, &r, way & 2);
+		add(&slow_unlock, 1);
+		pause_ms(5);
+		far_close(&r.far);
+		virtq_pool_destroy(r.pool);
+		end(&sleeper, -ESHUTDOWN);
+		add(&slow_unlock, -1);
+	}
 }
 
 /* Something is there again and again, and it is never anything for him. */
@@ -535,8 +617,10 @@ int main(void)
 		IN_ALL(test_whoever_looks_tells), IN_ALL(test_given_up_is_room),
 		IN_ALL(test_the_cancelled_hand_on), IN_ALL(test_takers_hand_on_to_takers),
 		IN_ALL(test_whoever_finds_it_broken_tells_all),
+		IN_ALL(test_one_owner_is_told_of_a_broken_ring),
 		IN_ALL(test_used_before_it_was_armed), IN_ALL(test_the_last_one_disarms),
 		IN_ALL(test_wait_tells_of_the_kick), IN_ALL(test_close_awaits_who_was_asleep),
+		IN_ALL(test_destroy_awaits_who_was_asleep),
 		IN_ALL(test_time_is_over_for_who_never_sleeps),
 		IN_ALL(test_paused_and_resumed), IN_ALL(test_one_owner_pauses),
 	};
