@@ -28,7 +28,6 @@
 #define COMPLETIONS_MIN 4096u
 #define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define FRUITLESS_PAUSE_NS 1000000u
-#define QUIET_MAX 16u			/* calls in a row, of which one is told of */
 #define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
 
 _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
@@ -37,7 +36,7 @@ _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
 	       "spans are handed to the kernel as they are");
 
 /* COOKIE_IO + n is the operation n places behind the slot's own in a row of linked ones. */
-enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_AUX, COOKIE_IO };
+enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_QUIET, COOKIE_AUX, COOKIE_IO };
 
 /* ---- Cookies ------------------------------------------------------------ */
 
@@ -134,6 +133,20 @@ static bool linked_completed(struct virtq_engine *e, struct engine_slot *slot, u
 	return true;
 }
 
+/*
+ * A call of which nobody waited to hear did not go out. The fd may be full, and a
+ * signal waits there; but an eventfd that blocks refuses with room as well, and so
+ * do older kernels' pipes. So send it again as one that may wait.
+ */
+static bool quiet_failed(struct virtq_engine_queue *q)
+{
+	if (!q->uring || q->fds[VIRTQ_FD_CALL] < 0)
+		return false;
+	q->uring->heard = true;
+	q->aux[AUX_CALL].again = true;
+	return true;
+}
+
 /* Returns true if there is something for the loop to look at. */
 static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 {
@@ -152,6 +165,8 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 	q = index < e->table_size ? e->table[index] : NULL;
 	if (!q)
 		return false;
+	if (UNLIKELY(kind == COOKIE_QUIET))
+		return quiet_failed(q);
 	if (kind >= COOKIE_IO) {
 		struct engine_slot *slot = &q->slots[at];
 
@@ -423,14 +438,17 @@ static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
 }
 
 /*
- * A write that waits for room (the peer filled its fd and made it blocking)
- * stays in the kernel and holds up nobody. There are never more than QUIET_MAX per
- * fd, so a peer cannot pile them up: the last of these has to come back first.
+ * Stage a write that may wait for room in the kernel, where it holds up nobody.
+ * Only one for each fd, so that a peer who leaves its fd full cannot pile them up.
  */
-static bool may_be_quiet(const struct virtq_engine *e, struct virtq_engine_queue *q)
+static void stage_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
+			 enum virtq_engine_fd which, enum engine_aux_kind kind)
 {
-	/* The completion of a call that went out would only end the sleep that follows. */
-	return e->uring->skip_success && q->uring && ++q->uring->quiet % QUIET_MAX;
+	struct io_uring_sqe *sqe = get_sqe(e);
+
+	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
+	q->aux[kind].generation = engine_generation(e);
+	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
 }
 
 static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
@@ -443,15 +461,19 @@ static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
 	aux->again = aux->generation != 0;
 	if (aux->again)
 		return;
-	sqe = get_sqe(e);
-	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
-	if (kind == AUX_CALL && may_be_quiet(e, q)) {
-		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+	if (kind != AUX_CALL || !e->uring->skip_success || !q->uring || q->uring->heard) {
+		stage_signal(e, q, which, kind);
 		return;
 	}
-	aux->generation = engine_generation(e);
-	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
+	/*
+	 * The completion of a call that went out would only end the sleep that follows.
+	 * NOWAIT: it is over when it is submitted, and is not left behind in the kernel.
+	 */
+	sqe = get_sqe(e);
+	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
+	sqe->rw_flags = RWF_NOWAIT;
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	io_uring_sqe_set_data64(sqe, cookie(COOKIE_QUIET, 0, q->index, 0));
 }
 
 static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
@@ -574,12 +596,14 @@ static void end_aux(struct virtq_engine *e, struct virtq_engine_queue *q,
 		check(e, io_uring_submit_and_wait(&e->uring->ring, 1));
 		reap(e);
 	}
+	aux->generation = 0;		/* of an engine that has failed nothing is heard any more */
 }
 
 static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			  enum virtq_engine_fd which)
 {
 	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
+	bool unsent;
 
 	/* What is staged names the fd by its number, which is another's after close(). */
 	uring_flush(e);
@@ -592,20 +616,22 @@ static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			q->uring->kick = KICK_UNKNOWN;
 		return;
 	}
-	if (q->aux[kind].generation && !fd_make_nonblocking(q->fds[which])) {
-		/*
-		 * The last signal waits in the kernel because the fd blocks. It
-		 * must not be lost: send it once more without waiting, then
-		 * give the waiting one up.
-		 */
-		struct io_uring_sqe *sqe = get_sqe(e);
-
-		io_uring_prep_write(sqe, q->fds[which], &e->uring->one,
-				    sizeof(e->uring->one), 0);
-		io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
-		uring_flush(e);
-	}
+	if (!e->failed)
+		reap(e);	/* with SQPOLL a refusal may have come after the flush */
+	unsent = q->aux[kind].generation || q->aux[kind].again;
 	end_aux(e, q, kind);
+	if (unsent) {
+		/*
+		 * The last signal must not be lost: there may be room by now. Made
+		 * not to block, the fd takes it while it is submitted, or is full,
+		 * with a signal waiting in it; then this one is given up as well.
+		 */
+		fd_make_nonblocking(q->fds[which]);
+		stage_signal(e, q, which, kind);
+		end_aux(e, q, kind);
+	}
+	if (kind == AUX_CALL && q->uring)
+		q->uring->heard = false;
 }
 
 /* Until something completes or a timer is due. Returns true if one is. */

@@ -41,7 +41,7 @@ struct uring_queue {
 		bool waits;		/* the kernel has no way to read it without waiting */
 	} files[URING_QUEUE_FILES];
 	uint32_t file_count;
-	uint32_t quiet;			/* calls whose success nobody hears of, since the last other */
+	bool heard;			/* a call has failed of which only failure is told: see all */
 	/* How the kick fd is watched: read as it comes, or polled and drained then. */
 	enum { KICK_UNKNOWN, KICK_READ, KICK_POLL } kick;
 	uint32_t *buffers;		/* entries of the table */

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Calls that wait for each other: never when nothing else would come, and none is lost. */
+/*
+ * Calls that wait for each other: never when nothing else would come, and none is lost;
+ * and fds that do not take them.
+ */
 #include "stand.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -174,6 +178,128 @@ static void reset_owes_nothing(void **state)
 	bay_close(&b);
 }
 
+/* ---- Fds that do not take calls -------------------------------------------- */
+
+/* One driver has its queue added and removed; the pipe that it is called through stays full. */
+static void calls_that_cannot_go_out_do_not_pile_up(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+	struct virtq_completion done;
+	char words[8192];
+	struct holder h;
+	struct stand st;
+	int fds[2], late = 0;
+	ssize_t n;
+
+	holder_init(&h);
+	h.at_once = true;
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 4096), 4096);
+	while (write(fds[1], words, 8) == 8)
+		;
+	for (unsigned int i = 0; i < 20; i++) {
+		stand_open_on(&st, engine, s, &h.model);
+		assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_CALL,
+							   dup_of(fds[1])), 0);
+		/* The flag is the peer's as well, every other time. */
+		assert_int_equal(fcntl(fds[1], F_SETFL, i % 2 ? 0 : O_NONBLOCK), 0);
+		for (unsigned int k = 0; k < 20; k++) {
+			stand_send_holds(&st, 1);
+			for (unsigned int ms = 0;
+			     virtq_driver_get(st.pair.driver, &done, 1) != 1; ms++) {
+				assert_true(ms < WAIT_MS);
+				usleep(1000);
+			}
+		}
+		stand_close(&st);
+	}
+	close(fds[1]);
+	/* Nobody holds the writing end any more. */
+	assert_true(poll(&(struct pollfd){ fds[0], 0, 0 }, 1, 1000) == 1);
+	while ((n = read(fds[0], words, sizeof(words))) > 0)
+		late += (int)n;
+	assert_int_equal(n, 0);
+	assert_int_equal(late, 4096);
+	virtq_engine_destroy(engine);
+	close(fds[0]);
+}
+
+/* What was refused while the pipe was full goes out as soon as there is room. */
+static void a_full_fd_is_called_when_there_is_room(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+	struct virtq_completion done;
+	struct holder h;
+	struct stand st;
+	char words[8192];
+	int fds[2];
+
+	holder_init(&h);
+	h.at_once = true;
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+	assert_int_equal(fcntl(fds[1], F_SETPIPE_SZ, 4096), 4096);
+	stand_open_on(&st, engine, s, &h.model);
+	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_CALL, dup_of(fds[1])), 0);
+	for (unsigned int round = 0; round < 20; round++) {
+		usleep(2000);
+		while (write(fds[1], words, 8) == 8)
+			;
+		stand_send_holds(&st, 1);
+		while (virtq_driver_get(st.pair.driver, &done, 1) != 1)
+			usleep(100);
+		usleep(2000);
+		assert_int_equal(read(fds[0], words, 4096), 4096);
+		/* The call that waited, and calls for what comes now. */
+		assert_int_equal(poll(&(struct pollfd){ fds[0], POLLIN, 0 }, 1, WAIT_MS), 1);
+		assert_true(read(fds[0], words, 4096) > 0);
+		stand_send_holds(&st, 1);
+		assert_int_equal(poll(&(struct pollfd){ fds[0], POLLIN, 0 }, 1, WAIT_MS), 1);
+		assert_true(read(fds[0], words, 4096) > 0);
+		while (virtq_driver_get(st.pair.driver, &done, 1) != 1)
+			usleep(100);
+	}
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* A peer that clears O_NONBLOCK behind our back is called each time, and once more at the end. */
+static void a_blocking_fd_is_called(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+	struct virtq_completion done;
+	struct holder h;
+	struct stand st;
+
+	holder_init(&h);
+	h.at_once = true;
+	for (unsigned int round = 0; round < 10; round++) {
+		stand_open_on(&st, engine, s, &h.model);
+		assert_int_equal(fcntl(st.call, F_SETFL, 0), 0);
+		for (unsigned int i = 0; i < 20; i++) {
+			stand_send_holds(&st, 1);
+			assert_int_equal(poll(&(struct pollfd){ st.call, POLLIN, 0 }, 1,
+					      WAIT_MS), 1);
+			virtq_notify_clear(st.call);
+			while (virtq_driver_get(st.pair.driver, &done, 1) != 1)
+				usleep(100);
+		}
+		/* Taken away while the call is under way. */
+		stand_send_holds(&st, 1);
+		while (virtq_driver_get(st.pair.driver, &done, 1) != 1)
+			;
+		st.pair.device = virtq_engine_remove(st.queue);
+		st.queue = NULL;
+		assert_int_equal(poll(&(struct pollfd){ st.call, POLLIN, 0 }, 1, 0), 1);
+		stand_close(&st);
+	}
+	virtq_engine_destroy(engine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -183,6 +309,9 @@ int main(void)
 		ON_ENGINES(what_is_owed_is_owed),
 		ON_ENGINES(pause_move_and_remove_send_what_is_owed),
 		ON_ENGINES(reset_owes_nothing),
+		ON_ENGINES(calls_that_cannot_go_out_do_not_pile_up),
+		ON(uring_split, a_full_fd_is_called_when_there_is_room),
+		ON_ENGINES(a_blocking_fd_is_called),
 	};
 
 	return cmocka_run_group_tests_name("engine calls", tests, NULL, NULL) ? 1 : 0;
