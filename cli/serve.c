@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,7 @@ struct serve {
 	unsigned int disks;		/* begun to be opened */
 	struct control *control;
 	int ended_fd;			/* a disk has ended, or an engine failed */
+	sigset_t signals;		/* that end it */
 	int signal_fd;
 };
 
@@ -111,6 +113,13 @@ static void serve_answer(void *arg, const char *request, FILE *out)
 
 /* ---- The process's life. ---- */
 
+/* There is nothing yet that would be left behind; see serve_open_disks(). */
+static void serve_end_at_once(int number)
+{
+	(void)number;
+	_exit(REPORT_OK);
+}
+
 /*
  * Signals wait from here on, in all threads, until serve_wait() reads them: so none
  * is lost before there is something to stop.
@@ -118,20 +127,22 @@ static void serve_answer(void *arg, const char *request, FILE *out)
 static int serve_hold_signals(struct serve *s, struct virtq_error *err)
 {
 	static const int stops[] = { SIGINT, SIGTERM, SIGHUP };
-	struct sigaction old;
-	sigset_t ours;
+	struct sigaction at_once = { .sa_handler = serve_end_at_once }, old;
 	unsigned int i;
 
-	sigemptyset(&ours);
+	sigemptyset(&s->signals);
 	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++) {
 		/* nohup ignores SIGHUP, and a script's background jobs SIGINT: so be it. */
 		if (sigaction(stops[i], NULL, &old) == 0 && old.sa_handler == SIG_IGN &&
 		    stops[i] != SIGTERM)
 			continue;
-		sigaddset(&ours, stops[i]);
+		sigaddset(&s->signals, stops[i]);
 	}
-	sigprocmask(SIG_BLOCK, &ours, NULL);
-	s->signal_fd = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
+	sigprocmask(SIG_BLOCK, &s->signals, NULL);
+	for (i = 0; i < sizeof(stops) / sizeof(stops[0]); i++)
+		if (sigismember(&s->signals, stops[i]))
+			sigaction(stops[i], &at_once, NULL);
+	s->signal_fd = signalfd(-1, &s->signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	return s->signal_fd < 0 ? report_into_errno(err, -errno, "cannot wait for signals") : 0;
 }
 
@@ -161,7 +172,10 @@ static int serve_open_engines(struct serve *s, unsigned int queues, struct virtq
 	return 0;
 }
 
-/* Each disk begins with another engine, so that small ones do not meet on the first. */
+/*
+ * Each disk begins with another engine, so that small ones do not meet on the first.
+ * All sockets come after all images.
+ */
 static int serve_open_disks(struct serve *s, struct virtq_error *err)
 {
 	const struct serve_list *list = &s->options->list;
@@ -174,8 +188,17 @@ static int serve_open_disks(struct serve *s, struct virtq_error *err)
 		for (i = 0; i < s->engines; i++)
 			turned[i] = s->engine[(first + i) % s->engines];
 		s->disks++;
+		/* A server far away may be long in answering: until it does, a signal counts. */
+		pthread_sigmask(SIG_UNBLOCK, &s->signals, NULL);
 		rc = serve_disk_open(&s->disk[s->disks - 1], &list->disks[s->disks - 1], turned,
 				     s->engines, list->count > 1, s->options->quiet, err);
+		pthread_sigmask(SIG_BLOCK, &s->signals, NULL);
+		if (rc < 0)
+			return rc;
+	}
+	for (i = 0; i < s->disks; i++) {
+		int rc = serve_disk_listen(&s->disk[i], err);
+
 		if (rc < 0)
 			return rc;
 	}

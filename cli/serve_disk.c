@@ -127,7 +127,7 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 	return virtq_blk_create(&disk->model, &blk, err);
 }
 
-static int disk_make(struct serve_disk *disk, struct virtq_error *err)
+static int disk_make_server(struct serve_disk *disk, struct virtq_error *err)
 {
 	struct virtq_vhost_user_server_config config = {
 		.engines = disk->engines,
@@ -138,10 +138,8 @@ static int disk_make(struct serve_disk *disk, struct virtq_error *err)
 		.coalesce_count = disk->settings->coalesce_count,
 		.coalesce_us = disk->settings->coalesce_us,
 	};
-	int rc = disk_make_model(disk, err);
+	int rc;
 
-	if (rc < 0)
-		return rc;
 	if (disk->settings->layout == SERVE_SPLIT)
 		config.features = virtq_features_without(config.features, VIRTIO_F_RING_PACKED);
 	if (disk->settings->layout == SERVE_PACKED)
@@ -154,12 +152,22 @@ static int disk_make(struct serve_disk *disk, struct virtq_error *err)
 	return virtq_vhost_user_server_create(&disk->server, &config, err);
 }
 
+/* Put in front of what went wrong whose it is, unless it says so. */
+static int disk_blame(const struct serve_disk *disk, int rc, const struct virtq_error *why,
+		      struct virtq_error *err)
+{
+	if (rc < 0 && disk->one_of_many && !report_mentions(why->text, disk->name))
+		return report_into(err, rc, "the disk on %s: %s", disk->name, why->text);
+	if (rc < 0)
+		*err = *why;
+	return rc;
+}
+
 int serve_disk_open(struct serve_disk *disk, const struct serve_settings *settings,
 		    struct virtq_engine *const *engines, unsigned int engine_count,
 		    bool one_of_many, bool quiet, struct virtq_error *err)
 {
 	struct virtq_error why = { 0 };
-	int rc;
 
 	disk->settings = settings;
 	disk->one_of_many = one_of_many;
@@ -172,12 +180,14 @@ int serve_disk_open(struct serve_disk *disk, const struct serve_settings *settin
 		snprintf(disk->name, sizeof(disk->name), "%s", settings->socket_path);
 	else
 		snprintf(disk->name, sizeof(disk->name), "file descriptor %d", settings->fd);
-	rc = disk_make(disk, &why);
-	if (rc < 0 && one_of_many && !report_mentions(why.text, disk->name))
-		return report_into(err, rc, "the disk on %s: %s", disk->name, why.text);
-	if (rc < 0)
-		*err = why;
-	return rc;
+	return disk_blame(disk, disk_make_model(disk, &why), &why, err);
+}
+
+int serve_disk_listen(struct serve_disk *disk, struct virtq_error *err)
+{
+	struct virtq_error why = { 0 };
+
+	return disk_blame(disk, disk_make_server(disk, &why), &why, err);
 }
 
 /* Remove the socket unless somebody has put another in its place meanwhile. */

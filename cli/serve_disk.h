@@ -51,13 +51,16 @@ struct serve_disk {
 };
 
 /*
- * Make all of @disk but its thread. The socket comes last: who sees it finds
- * everything behind it ready. On failure, with a sentence that names the disk,
- * serve_disk_close() is due as well.
+ * Open what is behind @disk, which may take its time and leaves nothing behind if the
+ * process ends meanwhile. On failure, with a sentence that names the disk,
+ * serve_disk_close() is due as well; so it is with serve_disk_listen().
  */
 int serve_disk_open(struct serve_disk *disk, const struct serve_settings *settings,
 		    struct virtq_engine *const *engines, unsigned int engine_count,
 		    bool one_of_many, bool quiet, struct virtq_error *err);
+
+/* Make its socket and its server: who sees the socket finds everything behind it ready. */
+int serve_disk_listen(struct serve_disk *disk, struct virtq_error *err);
 
 /* Begin to serve; @ended_fd, an eventfd, is told when it has ended by itself or was stopped. */
 int serve_disk_start(struct serve_disk *disk, int ended_fd, struct virtq_error *err);

@@ -4,11 +4,13 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 
-from rig import (MIB, Server, Skip, cases_of, check, digest, good, make_image, refused, run_cases,
-                 virtq, wait_until)
+from rig import (MIB, VIRTQ, Server, Skip, cases_of, check, digest, good, make_image, refused,
+                 run_cases, virtq, wait_until)
 
 
 def block(path):
@@ -100,6 +102,27 @@ def test_network_block_device():
             good("copy", "--layout", layout, server.url, "o")
             check(digest("o") == digest("new"), layout)
     check(digest("far") == digest("new"))
+
+
+def test_server_ends_while_it_opens_an_image():
+    nbd_works()
+    with socket.socket(socket.AF_UNIX) as mute:  # takes connections, and never says a word
+        mute.bind("n")
+        mute.listen()
+        make_image("i", MIB)
+        for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
+            server = subprocess.Popen([VIRTQ, "serve", "blk", "--disk", "socket=a,image=i", "--disk",
+                                       "socket=b,image=nbd+unix:///?socket=n"],
+                                      stderr=subprocess.PIPE, text=True,
+                                      preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+            mute.settimeout(20)
+            one, _ = mute.accept()
+            check(not os.path.exists("a"), "a socket before all images are open")
+            server.send_signal(number)
+            err = server.communicate(timeout=5)[1]
+            check(server.returncode == 0 and not err, server.returncode, err)
+            check(not os.path.exists("a"), "a socket was left behind")
+            one.close()
 
 
 def test_network_block_device_beside_files():

@@ -97,12 +97,12 @@ def test_one_disk_that_cannot_be_served_stops_all_and_is_named():
     for saying, disk in (("the disk on b.s: ", "socket=b.s,image=missing"),
                          ("the disk on b.s: ", "socket=b.s,image=odd"),
                          ("the disk on b.s: ", "socket=b.s,image=a"),
-                         ("the disk on b.s: ", "socket=b.s,image=null:0"),
                          ("no/b.s", "socket=no/b.s,image=null:1M"),
-                         ("the disk on b.s: ", "socket=b.s,image=null:1M,inject=op=never"),
                          ("file descriptor 77", "fd=77,image=null:1M")):
         refused(1, saying, *serve, "--disk", disk)
         check(not os.path.exists("a.s") and not os.path.exists("b.s"), "a socket was left behind")
+    for disk in "socket=b.s,image=null:0", "socket=b.s,image=null:1M,inject=op=never":
+        refused(2, "disk 2: ", *serve, "--disk", disk)
     refused(1, "cannot open missing", "serve", "blk", "--config", "missing")
     refused(1, "cannot read .", "serve", "blk", "--config", ".")
     with open("binary", "wb") as f:
