@@ -33,6 +33,9 @@
 #define MEMORY_BYTES 65536u		/* the client's; two regions of half of it */
 #define HALF (MEMORY_BYTES / 2)
 #define USER 0x7f0000000000u
+#define HEADER_AT 0x4000u		/* of block requests, often */
+#define HEADER_BYTES 16u
+#define RANGE_BYTES 16u
 #define RING_BYTES 1024u		/* each queue's ring has as much at the start */
 
 /* Once for all inputs. */
@@ -336,7 +339,7 @@ static void set_view(struct run *r)
 	r->view.area_count = AREA_DATA;
 	set_area(r, AREA_FIRST, HALF - 2048, 2048);	/* up to where the regions meet */
 	set_area(r, AREA_SECOND, HALF, 2048);
-	set_area(r, AREA_READ_ONLY, 0x4000, 16);	/* a header, often */
+	set_area(r, AREA_READ_ONLY, HEADER_AT, HEADER_BYTES);	/* a header, often */
 	set_area(r, AREA_WRITE_ONLY, 0x5000, 1);	/* a status */
 	set_area(r, AREA_TABLES, 0x2000, TABLE_BYTES);
 	set_area(r, AREA_TOP, MEMORY_BYTES - 1024, 1024);
@@ -347,13 +350,30 @@ static void set_view(struct run *r)
 	peer_init(&r->peer, &r->view, true, 1024, r->packed ? 0x80008000 : 0);
 }
 
+/* What DISCARD, WRITE_ZEROES and SECURE_ERASE are about: near the disk's end, often. */
+static void put_range(struct run *r)
+{
+	uint8_t *range = r->view.areas[AREA_READ_ONLY].host + HEADER_BYTES;
+
+	put_le(range, take_below(&r->in, 40), 8);
+	put_le(range + 8, take_odd(&r->in) ? take16(&r->in) : take_below(&r->in, 40), 4);
+	put_le(range + 12, take_odd(&r->in) ? take8(&r->in) : take_below(&r->in, 2), 4);
+}
+
 static void do_offer(struct run *r)
 {
 	static const uint8_t types[] = { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH,
-					 VIRTIO_BLK_T_GET_ID };
+					 VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD,
+					 VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_SECURE_ERASE,
+					 VIRTIO_BLK_T_GET_LIFETIME };
 	uint8_t how = take8(&r->in);
 
-	put_le(r->view.areas[AREA_READ_ONLY].host, how & 4 ? how : types[how & 3], 4);
+	/* With bit 3 a range follows the header, in the same area. */
+	set_area(r, AREA_READ_ONLY, HEADER_AT, how & 8 ? HEADER_BYTES + RANGE_BYTES : HEADER_BYTES);
+	if (how & 8)
+		put_range(r);
+	put_le(r->view.areas[AREA_READ_ONLY].host,
+	       how & 8 ? types[4 + (how & 3)] : how & 4 ? how : types[how & 3], 4);
 	put_le(r->view.areas[AREA_READ_ONLY].host + 8, take_below(&r->in, 40), 8);
 	/* What is used is not waited for: all of it counts as back once the ring is full. */
 	if (!peer_offer(&r->peer, &r->in))
