@@ -115,7 +115,13 @@ VIRTQ_API void virtq_engine_destroy(struct virtq_engine *engine);
  *
  * The engine is the thread's that made it: only that one may step or destroy it.
  * The calls about queues may come from there, between steps, and turn the engine
- * while they wait; or from others, which wait until it is stepped.
+ * while they wait; or from others, which wait until it is stepped. Two threads that
+ * move queues to each other's stepped engines at the same time wait for each
+ * other, for ever: neither steps its own meanwhile.
+ *
+ * A peer that closes its end of a pipe or socket raises no SIGPIPE in a step. Should
+ * operations of models write to such files, ignore the signal even so: a write that
+ * had to wait may go on after the step.
  *
  * Return: 0: call it again at once; -1: when the fd is readable; more than 0: or
  *	after so many milliseconds; or -EINVAL for an engine with a thread of its

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -146,6 +147,18 @@ static bool finish_completed(struct virtq_engine *e)
 	return true;
 }
 
+/* The first queue is the last of the next round: what all of them want is not always its. */
+static void rotate_queues(struct virtq_engine *e)
+{
+	struct virtq_engine_queue *first = e->queues, **end = &e->queues;
+
+	while (*end)
+		end = &(*end)->next;
+	*end = first;
+	e->queues = first->next;
+	first->next = NULL;
+}
+
 /* One look at every queue. Returns true if there is more to do at once. */
 static bool serve_queues(struct virtq_engine *e, bool *worked)
 {
@@ -157,6 +170,8 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 		for (q = e->queues; q; q = q->next)
 			queue_check_memory(q);
 	}
+	if (UNLIKELY(e->hungry > 1))
+		rotate_queues(e);
 	for (q = e->queues; q; q = next) {
 		uint64_t before = q->stats.requests + q->in_flight;
 
@@ -276,13 +291,38 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 	return quiet && !gives_up(e);
 }
 
+/*
+ * A write to a pipe or socket whose reader has gone raises SIGPIPE, also through
+ * io_uring: a peer could end the program whose thread this is. A round that was the first to
+ * raise one takes it out again. Threads of the engine's own have it masked.
+ */
+static bool turn_without_sigpipe(struct virtq_engine *e, bool sleep)
+{
+	const struct timespec at_once = { 0, 0 };
+	sigset_t pipe, before, pending;
+	bool quiet;
+
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	sigemptyset(&pending);
+	pthread_sigmask(SIG_BLOCK, &pipe, &before);
+	/* Where it was not blocked there is none that waits. */
+	if (UNLIKELY(sigismember(&before, SIGPIPE)))
+		sigpending(&pending);
+	quiet = turn_round(e, sleep);
+	if (!sigismember(&pending, SIGPIPE))
+		sigtimedwait(&pipe, NULL, &at_once);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return quiet;
+}
+
 static bool turn_once(struct virtq_engine *e, bool sleep)
 {
 	bool quiet;
 
 	VIRTQ_ASSERT(!e->turning);
 	e->turning = true;
-	quiet = turn_round(e, sleep);
+	quiet = e->config.stepped ? turn_without_sigpipe(e, sleep) : turn_round(e, sleep);
 	e->turning = false;
 	return quiet;
 }

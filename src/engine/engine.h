@@ -116,6 +116,7 @@ struct virtq_engine_queue {
 	bool armed;			/* the driver was told to kick, and was not told to stop */
 	bool disarmed;			/* it was told to stop; of a new ring neither is known */
 	bool blocked;			/* ring left alone until an operation completes */
+	bool hungry;			/* there may be more in the ring than it had credits for */
 	bool kicked;			/* kick fd seen readable, not drained yet */
 	bool kick_dead;			/* kick fd hung up or failed: nothing comes from it any more */
 	bool plain_drain;		/* the kick fd does not know RWF_NOWAIT */
@@ -261,6 +262,7 @@ struct virtq_engine {
 	uint32_t reserve;		/* of these each queue has for itself, */
 	uint32_t shared;		/* and this is for whoever has more to do: */
 	uint32_t shared_used;		/* queues' operations above their reserves */
+	uint32_t hungry;		/* queues that take requests and are */
 	uint32_t performing;		/* operations of all queues */
 	uint32_t generation;		/* of the last cookie */
 	uint64_t uses;			/* VIRTQ_USE_...; others read it, shm_word_*() */

@@ -242,21 +242,42 @@ void queues_share_credits(struct virtq_engine *e)
 	if (queues < e->credits / e->reserve)
 		e->shared = e->credits - queues * e->reserve;
 	e->shared_used = 0;
-	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
+	e->hungry = 0;
+	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next) {
 		if (q->performing > e->reserve)
 			e->shared_used += q->performing - e->reserve;
+		e->hungry += q->hungry && takes_requests(q);
+	}
 }
 
 /*
- * How many operations this queue may add. Of what is shared no queue takes more
- * than SHARE times what it leaves: so who comes late finds something, and queues
- * that are all busy end up with equal parts, whoever came first.
+ * A queue is hungry that wanted more than it got. While there are others it has its part
+ * of what is shared and no more, even if all comes back at the same time.
+ */
+static void set_hungry(struct virtq_engine_queue *q, bool hungry)
+{
+	struct virtq_engine *e = q->engine;
+
+	if (LIKELY(q->hungry == hungry))
+		return;
+	q->hungry = hungry;
+	if (hungry) {
+		e->hungry++;
+	} else if (--e->hungry) {
+		e->turn_first = true;	/* the others may have more now */
+	}
+}
+
+/*
+ * How many operations this queue, that takes requests, may add. Of what is shared no queue takes more
+ * than SHARE times what it leaves, so that who comes late finds something, nor
+ * more than an equal part if others are hungry.
  */
 static uint32_t queue_credits(const struct virtq_engine_queue *q)
 {
 	const struct virtq_engine *e = q->engine;
 	uint32_t unused = e->shared > e->shared_used ? e->shared - e->shared_used : 0;
-	uint32_t own = 0, mine = 0;
+	uint32_t others = e->hungry - q->hungry, own = 0, mine = 0, more, part;
 
 	if (q->performing < e->reserve)
 		own = e->reserve - q->performing;
@@ -265,7 +286,13 @@ static uint32_t queue_credits(const struct virtq_engine_queue *q)
 	/* mine + more <= SHARE * (unused - more), rounded up */
 	if (SHARE * unused <= mine)
 		return own;
-	return own + (SHARE * unused - mine + SHARE) / (SHARE + 1);
+	more = (SHARE * unused - mine + SHARE) / (SHARE + 1);
+	if (others) {
+		part = (e->shared + others) / (others + 1);
+		if (part < mine + more)
+			more = part > mine ? part - mine : 0;
+	}
+	return own + more;
 }
 
 /* ---- Stations 1 and 2 --------------------------------------------------- */
@@ -295,22 +322,28 @@ void queue_check_memory(struct virtq_engine_queue *q)
 bool queue_serve(struct virtq_engine_queue *q)
 {
 	struct virtq_req *reqs[ENGINE_BATCH];
-	uint32_t max = queue_credits(q);
+	uint32_t credits, max;
 	uint64_t now;
 	int n;
 
 	q->blocked = false;
 	if (!takes_requests(q))
 		return false;
+	max = credits = queue_credits(q);
 	if (!max) {
 		/* The chains wait in the ring; a completion brings us back. */
 		q->blocked = true;
+		set_hungry(q, true);
 		return false;
 	}
 	if (max > ENGINE_BATCH)
 		max = ENGINE_BATCH;
 
 	n = virtq_device_pop(q->ring, reqs, max);
+	if (n < (int)max)
+		set_hungry(q, false);
+	else if (max == credits)
+		set_hungry(q, true);
 	if (n == 0)
 		return false;
 	if (n == -ENOSPC) {

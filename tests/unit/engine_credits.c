@@ -273,6 +273,99 @@ static void a_flood_leaves_others_their_turn(void **state)
 	virtq_engine_destroy(engine);
 }
 
+/* ---- Operations that end together -------------------------------------------- */
+
+static enum virtq_verdict pause_start(struct virtq_model *model, struct virtq_req *req,
+				      struct virtq_op *op)
+{
+	(void)model;
+	(void)req;
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT, .bytes = 2000000 };
+	return VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict pause_finish(struct virtq_model *model, struct virtq_req *req,
+				       struct virtq_op *op, int64_t result)
+{
+	(void)model;
+	(void)req;
+	(void)op;
+	(void)result;
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops pause_ops = {
+	.name = "pause", .req_bytes = sizeof(struct virtq_req),
+	.start = pause_start, .finish = pause_finish,
+};
+
+static void keep_full(struct pair *p)
+{
+	struct virtq_completion done[64];
+	struct chain c = { .readable = 0 };
+
+	chain_writable(&c, 0, 1);
+	while (virtq_driver_get(p->driver, done, 64) > 0)
+		;
+	while (virtq_driver_room(p->driver))
+		chain_add(p, &c, p);
+	virtq_driver_publish(p->driver);
+}
+
+/*
+ * All queues are full all the time, and their operations take equally long: what
+ * all of them wait for comes back at the same time, and is not the first one's.
+ */
+static void equal_parts(const struct pair_shape *shape, unsigned int queues, uint32_t entries)
+{
+	struct virtq_engine *engine = engine_of(VIRTQ_ENGINE_URING, entries, 0);
+	struct virtq_model model = { .ops = &pause_ops, .queues = queues };
+	struct virtq_engine_queue **queue = calloc(queues, sizeof(*queue));
+	struct pair *p = calloc(queues, sizeof(*p));
+	uint64_t least = UINT64_MAX, most = 0, until = engine_now_ns() + 700000000;
+
+	assert_non_null(queue);
+	assert_non_null(p);
+	for (unsigned int i = 0; i < queues; i++) {
+		pair_open(&p[i], shape, &model, 4096);
+		keep_full(&p[i]);
+	}
+	for (unsigned int i = 0; i < queues; i++)
+		assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &model, .ring = p[i].device, .enabled = true,
+				.kick_fd = -1, .call_fd = -1, .err_fd = -1 }, &queue[i]), 0);
+	while (engine_now_ns() < until)
+		for (unsigned int i = 0; i < queues; i++)
+			keep_full(&p[i]);
+	for (unsigned int i = 0; i < queues; i++) {
+		struct virtq_engine_stats stats;
+
+		virtq_engine_queue_stats(queue[i], &stats);
+		if (stats.requests < least)
+			least = stats.requests;
+		if (stats.requests > most)
+			most = stats.requests;
+	}
+	for (unsigned int i = 0; i < queues; i++) {
+		p[i].device = virtq_engine_reset(queue[i]);
+		pair_close(&p[i]);
+	}
+	virtq_engine_destroy(engine);
+	free(p);
+	free(queue);
+	if (least < most / 2)
+		fail_msg("%u queues, %u entries: least %llu, most %llu", queues, entries,
+			 (unsigned long long)least, (unsigned long long)most);
+}
+
+static void what_ends_together_is_shared_equally(void **state)
+{
+	equal_parts(*state, 4, 16);
+	equal_parts(*state, 16, 256);
+	equal_parts(*state, 64, 256);
+	equal_parts(*state, 20, 16);	/* more than half as many as credits */
+}
+
 static const struct pair_shape split_shape = { false, true, 256 };
 static const struct pair_shape packed_shape = { true, true, 256 };
 
@@ -283,6 +376,8 @@ int main(void)
 		ON(packed_shape, busy_queues_get_equal_parts),
 		ON(split_shape, more_queues_than_credits),
 		ON(packed_shape, more_queues_than_credits),
+		ON(split_shape, what_ends_together_is_shared_equally),
+		ON(packed_shape, what_ends_together_is_shared_equally),
 		ON_ENGINES(a_flood_leaves_others_their_turn),
 	};
 

@@ -4,6 +4,8 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static struct virtq_engine *engine_stepped(enum virtq_engine_kind kind, uint32_t spin_us)
@@ -210,6 +212,80 @@ static void calls_from_the_same_thread_end(void **state)
 	close(fds[1]);
 }
 
+static volatile sig_atomic_t sigpipes;
+
+static void count_sigpipe(int number)
+{
+	(void)number;
+	sigpipes++;
+}
+
+/* Ask for a call through @fd, the other end of which is closed. */
+static void call_nobody(struct stand *st, struct virtq_engine *engine, int fd)
+{
+	struct virtq_completion done;
+	struct chain c = { .readable = 0 };
+
+	assert_int_equal(virtq_engine_queue_set_fd(st->queue, VIRTQ_FD_CALL, fd), 0);
+	chain_writable(&c, 0, 1);
+	for (unsigned int round = 0; round < 40; round++) {
+		stand_send(st, &c);
+		while (virtq_driver_get(st->pair.driver, &done, 1) != 1)
+			virtq_engine_step(engine);
+		while (virtq_engine_step(engine) == 0)
+			;
+	}
+}
+
+/* A peer that closes its end of a call fd does not end the program that steps. */
+static void no_signal_of_a_peer_gets_through(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0);
+	struct sigaction action = { .sa_handler = count_sigpipe }, old;
+	struct scripted model = { .model = { .ops = &scripted_ops } };
+	sigset_t pipe, pending;
+	struct stand st;
+	int fds[2];
+
+	model.first = (struct virtq_op){ .kind = VIRTQ_OP_POLL, .fd = open("/dev/null", O_RDONLY),
+					 .flags = POLLIN };
+	stand_open_on(&st, engine, s, &model.model);
+	sigpipes = 0;
+	assert_int_equal(sigaction(SIGPIPE, &action, &old), 0);
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	close(fds[0]);
+	call_nobody(&st, engine, fds[1]);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	close(fds[0]);
+	call_nobody(&st, engine, fds[1]);
+	assert_int_equal(sigpipes, 0);
+
+	/* Where the program has it blocked nothing is left behind, */
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &pipe, NULL);
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	close(fds[0]);
+	call_nobody(&st, engine, fds[1]);
+	sigpending(&pending);
+	assert_false(sigismember(&pending, SIGPIPE));
+	/* nor is taken away what was there before. */
+	raise(SIGPIPE);
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	close(fds[0]);
+	call_nobody(&st, engine, fds[1]);
+	sigpending(&pending);
+	assert_true(sigismember(&pending, SIGPIPE));
+	pthread_sigmask(SIG_UNBLOCK, &pipe, NULL);
+	assert_int_equal(sigpipes, 1);
+
+	sigaction(SIGPIPE, &old, NULL);
+	stand_close(&st);
+	close(model.first.fd);
+	virtq_engine_destroy(engine);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +298,7 @@ int main(void)
 		ON_ENGINES(timers_are_in_the_answer),
 		ON_ENGINES(other_threads_are_heard),
 		ON_ENGINES(calls_from_the_same_thread_end),
+		ON_ENGINES(no_signal_of_a_peer_gets_through),
 	};
 
 	return cmocka_run_group_tests_name("engine step", tests, NULL, NULL) ? 1 : 0;
