@@ -7,6 +7,7 @@
  *   store_file_io.c the same: read, written, discarded
  *   store_memory.c  nothing, and memory
  *   store_nbd_open.c  a network block device, where there is libnbd: connected, measured
+ *   store_nbd_link.c  the same: lost, made again
  *   store_nbd.c     the same: its thread
  *   store_inject.c  one that fails on purpose
  */

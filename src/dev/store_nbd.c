@@ -8,46 +8,25 @@
  * several one after the other: a command moves one piece of memory, the
  * driver's if the request has it in one piece, else a buffer of the command's.
  *
- * If the connection breaks, what is under way has failed, and the next request
- * makes a new one. What the server had not made stable may be gone with it: the
- * next flush says so, once.
+ * What becomes of requests when the connection breaks is in store_nbd_link.c.
+ * Any of them may have to begin anew, so a write leaves its request as it is.
  */
 #include "dev/store_nbd.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <time.h>
+#include <limits.h>
 
 #include <virtq/notify.h>
 
 #include "base/check.h"
+#include "base/shm.h"
 
 #define NS_PER_MS ((uint64_t)1000000)
 #define CANCEL_NS (1000 * NS_PER_MS)	/* for what is cancelled to end by itself */
-#define CONNECT_NS (5000 * NS_PER_MS)
-#define RETRY_NS (1000 * NS_PER_MS)	/* without a try to connect, after one that failed */
 
 static struct nbd_store *store_of(struct virtq_store *store)
 {
 	return container_of(store, struct nbd_store, store);
-}
-
-static struct nbd_io *net_io_of(struct virtq_store_io *io)
-{
-	return (struct nbd_io *)(void *)io->room;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static bool is_gone(struct nbd_handle *nbd)
-{
-	return nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd);
 }
 
 /* ---- On the engines' threads ---------------------------------------------- */
@@ -103,36 +82,91 @@ static int command_over(void *arg, int *error)
 	return 1;	/* libnbd may forget it */
 }
 
-/* The request has ended: @result as an operation's. */
-static void end_command(struct nbd_command *c, int64_t result)
+static void free_command(struct nbd_command *c)
 {
 	struct nbd_store *n = c->n;
 	uint64_t bit = (uint64_t)1 << (c - n->commands);
 
 	n->used &= ~bit;
 	n->over &= ~bit;
-	virtq_engine_complete(c->io->req, result);
 }
 
-/* The memory of the next piece. */
+/* The request has ended: @result as an operation's. */
+static void end_command(struct nbd_command *c, int64_t result)
+{
+	struct virtq_req *req = c->io->req;
+
+	free_command(c);
+	virtq_engine_complete(req, result);
+}
+
+static void pass_span(struct nbd_command *c, size_t bytes)
+{
+	c->span_at += bytes;
+	if (c->span_at == c->span->len) {
+		c->span++;
+		c->span_at = 0;
+	}
+}
+
+/* The next piece of what is to be written, as a copy. */
+static void copy_piece(struct nbd_command *c)
+{
+	uint8_t *to = bounce_of(c);
+
+	for (uint64_t left = c->piece; left; ) {
+		size_t part = c->span->len - c->span_at;
+
+		if (part > left)
+			part = (size_t)left;
+		/* UNTRUSTED: the driver may write here meanwhile; each byte is read once. */
+		shm_copy_in(to, (uint8_t *)c->span->base + c->span_at, part);
+		pass_span(c, part);
+		to += part;
+		left -= part;
+	}
+}
+
+/*
+ * The memory of the next piece. Not the driver's for what was lost with a
+ * connection: it may have been lost because that memory cannot be transferred.
+ */
 static void *pick_memory(struct nbd_command *c)
 {
 	const struct virtq_store_io *io = c->io;
 	bool reads = io->kind == VIRTQ_STORE_READ;
-	const struct virtq_cursor *cursor = reads ? &io->req->wr : &io->req->rd;
+	const struct virtq_span *span = reads ? io->req->wr.spans : c->span;
 	uint64_t max = c->n->payload_max;
 
 	c->piece = io->bytes - c->done;
-	c->bounced = cursor->spans->len < c->piece;
-	if (c->bounced && max > NBD_BOUNCE_BYTES)
+	c->direct = span->len - c->span_at >= c->piece && !net_io_of(c->io)->give_up_ns;
+	if (!c->direct && max > NBD_BOUNCE_BYTES)
 		max = NBD_BOUNCE_BYTES;
 	if (c->piece > max)
 		c->piece = max;
-	if (!c->bounced)
-		return cursor->spans->base;
+	if (c->direct)
+		return (uint8_t *)span->base + c->span_at;
 	if (!reads)
-		virtq_req_read(io->req, bounce_of(c), (size_t)c->piece);
+		copy_piece(c);
 	return bounce_of(c);
+}
+
+static void check_issued(struct nbd_command *c, int64_t rc)
+{
+	if (rc < 0) {
+		int error = store_nbd_is_gone(c->n->nbd) ? ENOTCONN : store_nbd_error();
+
+		command_over(c, &error);
+	}
+}
+
+static void issue_flush(struct nbd_command *c)
+{
+	nbd_completion_callback over = { .callback = command_over, .user_data = c };
+
+	c->flushes = true;
+	c->writes_then = c->n->writes;
+	check_issued(c, nbd_aio_flush(c->n->nbd, over, 0));
 }
 
 static void issue(struct nbd_command *c)
@@ -148,6 +182,7 @@ static void issue(struct nbd_command *c)
 
 	c->error = 0;
 	c->piece = io->bytes;
+	c->direct = false;
 	switch (kind) {
 	case VIRTQ_STORE_READ:
 		memory = pick_memory(c);
@@ -158,9 +193,8 @@ static void issue(struct nbd_command *c)
 		rc = nbd_aio_pwrite(n->nbd, memory, (size_t)c->piece, at, over, fua);
 		break;
 	case VIRTQ_STORE_FLUSH:
-		c->writes_then = n->writes;
-		rc = nbd_aio_flush(n->nbd, over, 0);
-		break;
+		issue_flush(c);
+		return;
 	case VIRTQ_STORE_DISCARD:
 		rc = nbd_aio_trim(n->nbd, io->bytes, at, over, fua);
 		break;
@@ -172,60 +206,70 @@ static void issue(struct nbd_command *c)
 	case VIRTQ_STORE_ERASE:
 		break;		/* store_nbd_start() refuses it */
 	}
-	if (rc < 0) {
-		int error = is_gone(n->nbd) ? ENOTCONN : store_nbd_error();
-
-		command_over(c, &error);
-	}
+	check_issued(c, rc);
 }
 
 /* A piece has been transferred, or a range changed. Returns true if that was all. */
 static bool advance(struct nbd_command *c)
 {
 	struct virtq_store_io *io = c->io;
-	struct nbd_store *n = c->n;
 
 	if (io->kind == VIRTQ_STORE_READ) {
-		if (c->bounced)
-			virtq_req_write(io->req, bounce_of(c), (size_t)c->piece);
-		else
+		if (c->direct)
 			virtq_req_wrote(io->req, c->piece);
-	} else {
-		if (io->kind == VIRTQ_STORE_WRITE && !c->bounced)
-			virtq_req_skip(io->req, c->piece);
-		n->writes += !(io->flags & VIRTQ_STORE_STABLE && n->can.fua);
+		else
+			virtq_req_write(io->req, bounce_of(c), (size_t)c->piece);
+	} else if (io->kind == VIRTQ_STORE_WRITE && c->direct) {
+		pass_span(c, (size_t)c->piece);
 	}
 	c->done += c->piece;
 	return c->done == io->bytes;
 }
 
+/* All of a request was transferred or changed: is it over? */
+static void settle(struct nbd_command *c)
+{
+	const struct virtq_store_io *io = c->io;
+	struct nbd_store *n = c->n;
+	bool changes = io->kind == VIRTQ_STORE_WRITE || io->kind == VIRTQ_STORE_ZERO;
+	bool stable = io->flags & VIRTQ_STORE_STABLE;
+
+	if (changes && stable && !n->can.fua && n->can.flush) {
+		c->syncing = true;
+		issue(c);
+		return;
+	}
+	/* What was discarded may read as anything: it cannot be lost. */
+	n->writes += changes && !(stable && n->can.fua);
+	end_command(c, (int64_t)io->bytes);
+}
+
 /* A command has ended: the request goes on, or has ended too. */
 static void follow(struct nbd_command *c)
 {
-	struct virtq_store_io *io = c->io;
 	struct nbd_store *n = c->n;
 
 	n->over &= ~((uint64_t)1 << (c - n->commands));
-	if (c->error) {
-		/* Without a connection: as in disconnect(), which comes next. */
-		end_command(c, c->drop_ns ? -ECANCELED : c->error == ENOTCONN ? -EIO : -c->error);
+	if (c->error == ENOTCONN || c->error == ESHUTDOWN) {
+		n->broken = true;	/* what becomes of it: store_nbd_check_link() */
 		return;
 	}
-	if (c->syncing || io->kind == VIRTQ_STORE_FLUSH) {
-		if (c->writes_then > n->flushed)
-			n->flushed = c->writes_then;
-		end_command(c, (int64_t)io->bytes);
-		return;
+	n->outage_until_ns = 0;
+	if (c->flushes && !c->error && c->writes_then > n->flushed)
+		n->flushed = c->writes_then;
+	if (!c->io) {
+		/* What cannot be made stable now will not be by waiting. */
+		n->renew_flushed |= n->renews && c->flushes && c->error;
+		free_command(c);
+	} else if (c->error) {
+		end_command(c, c->drop_ns ? -ECANCELED : -c->error);
+	} else if (c->flushes) {
+		end_command(c, (int64_t)c->io->bytes);
+	} else if (advance(c)) {
+		settle(c);
+	} else {
+		issue(c);
 	}
-	if (advance(c)) {
-		c->syncing = io->kind != VIRTQ_STORE_READ && io->flags & VIRTQ_STORE_STABLE &&
-			     !n->can.fua && n->can.flush;
-		if (!c->syncing) {
-			end_command(c, (int64_t)io->bytes);
-			return;
-		}
-	}
-	issue(c);
 }
 
 static void follow_all(struct nbd_store *n)
@@ -234,97 +278,35 @@ static void follow_all(struct nbd_store *n)
 		follow(&n->commands[__builtin_ctzll(n->over)]);
 }
 
-static void begin(struct nbd_store *n, struct virtq_store_io *io)
+static struct nbd_command *new_command(struct nbd_store *n, struct virtq_store_io *io)
 {
 	unsigned int free_bit = (unsigned int)__builtin_ctzll(~n->used);
 	struct nbd_command *c = &n->commands[free_bit];
 
 	*c = (struct nbd_command){ .n = n, .io = io };
 	n->used |= (uint64_t)1 << free_bit;
-	if (io->kind == VIRTQ_STORE_FLUSH && n->lost) {
-		n->lost = false;
-		end_command(c, -EIO);
+	return c;
+}
+
+static void begin(struct nbd_store *n, struct virtq_store_io *io)
+{
+	struct nbd_command *c;
+
+	/* Nobody can say any more that all is stable. */
+	if (n->lost && (io->kind == VIRTQ_STORE_FLUSH || io->flags & VIRTQ_STORE_STABLE)) {
+		virtq_engine_complete(io->req, -EIO);
 		return;
+	}
+	c = new_command(n, io);
+	if (io->kind == VIRTQ_STORE_READ)
+		c->done = io->bytes - io->req->wr.bytes;	/* it may have come so far before */
+	else
+		c->span = io->req->rd.spans;
+	if (io->kind != VIRTQ_STORE_READ && io->kind != VIRTQ_STORE_FLUSH) {
+		c->from = io->offset;
+		c->to = io->offset + io->bytes;
 	}
 	issue(c);
-}
-
-/* ---- The connection --------------------------------------------------------- */
-
-/* The server that is there now must be as good as the one before. */
-static bool as_before(const struct nbd_store *n)
-{
-	struct nbd_abilities now;
-
-	return !store_nbd_ask(n->nbd, &now) && now.bytes >= n->can.bytes &&
-	       now.flush >= n->can.flush && now.fua >= n->can.fua &&
-	       now.trim >= n->can.trim && now.zero >= n->can.zero &&
-	       (!now.read_only || n->store.info.read_only);
-}
-
-static void disconnect(struct nbd_store *n, uint64_t retry_ns)
-{
-	/* After this libnbd knows nothing of our memory, nor of the driver's. */
-	nbd_close(n->nbd);
-	n->nbd = NULL;
-	n->connecting = false;
-	n->connect_by_ns = retry_ns;
-	n->over = 0;
-	if (n->can.flush && n->writes != n->flushed)
-		n->lost = true;
-	n->flushed = n->writes;
-	while (n->used) {
-		struct nbd_command *c = &n->commands[__builtin_ctzll(n->used)];
-
-		end_command(c, c->drop_ns ? -ECANCELED : -EIO);
-	}
-}
-
-static void begin_to_connect(struct nbd_store *n, uint64_t now)
-{
-	n->nbd = nbd_create();
-	n->connecting = true;
-	n->connect_by_ns = now + CONNECT_NS;
-	if (!n->nbd) {
-		n->connecting = false;
-		n->connect_by_ns = now + RETRY_NS;
-	} else if (nbd_aio_connect_uri(n->nbd, n->uri) < 0) {
-		disconnect(n, now + RETRY_NS);
-	}
-}
-
-/* See how the connection is, and whether one is wanted. */
-static void check_connection(struct nbd_store *n)
-{
-	uint64_t now = now_ns();
-
-	if (!n->nbd && n->waiting && now >= n->connect_by_ns)
-		begin_to_connect(n, now);
-	if (!n->nbd)
-		return;
-	if (n->connecting) {
-		if (nbd_aio_is_ready(n->nbd)) {
-			n->connecting = false;
-			if (!as_before(n))
-				disconnect(n, now + RETRY_NS);
-		} else if (now >= n->connect_by_ns || is_gone(n->nbd)) {
-			disconnect(n, now + RETRY_NS);
-		}
-		return;
-	}
-	if (is_gone(n->nbd)) {
-		disconnect(n, 0);
-		return;
-	}
-	/* What is cancelled and does not end is ended with the connection: nothing else can. */
-	for (uint64_t left = n->used; left; left &= left - 1) {
-		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
-
-		if (c->drop_ns && now >= c->drop_ns) {
-			disconnect(n, 0);
-			return;
-		}
-	}
 }
 
 /* ---- The thread ------------------------------------------------------------- */
@@ -347,8 +329,8 @@ static struct virtq_store_io *take_cancelled(struct nbd_store *n)
 	for (uint64_t left = n->used; left; left &= left - 1) {
 		struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
 
-		if (net_io_of(c->io)->cancelled && !c->drop_ns)
-			c->drop_ns = now_ns() + CANCEL_NS;
+		if (c->io && net_io_of(c->io)->cancelled && !c->drop_ns)
+			c->drop_ns = store_nbd_now_ns() + CANCEL_NS;
 	}
 	return taken;
 }
@@ -369,6 +351,8 @@ static bool collect(struct nbd_store *n)
 	if (n->cancels)
 		cancelled = take_cancelled(n);
 	n->cancels = false;
+	n->renews |= n->resized;
+	n->resized = false;
 	quit = n->quit;
 	pthread_mutex_unlock(&n->lock);
 	for (; cancelled; cancelled = next) {
@@ -378,68 +362,99 @@ static bool collect(struct nbd_store *n)
 	return !quit;
 }
 
+/* A change that was given up may still be made: it must not come after this one. */
+static bool must_wait(const struct nbd_store *n, const struct virtq_store_io *io)
+{
+	for (uint64_t left = n->used; left; left &= left - 1) {
+		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
+
+		if (!c->io && io->offset < c->to && c->from < io->offset + io->bytes)
+			return true;
+	}
+	return false;
+}
+
 static struct virtq_store_io *take_waiting(struct nbd_store *n)
 {
-	struct virtq_store_io *io = n->waiting;
+	struct virtq_store_io *io, **at = &n->waiting;
 
-	n->waiting = net_io_of(io)->next;
-	if (!n->waiting)
-		n->waiting_end = &n->waiting;
+	while ((io = *at) && must_wait(n, io))
+		at = &net_io_of(io)->next;
+	if (!io)
+		return NULL;
+	*at = net_io_of(io)->next;
+	if (!*at)
+		n->waiting_end = at;
 	return io;
+}
+
+/* Is anything under way that somebody waits for? */
+static bool is_busy(const struct nbd_store *n)
+{
+	for (uint64_t left = n->used; left; left &= left - 1) {
+		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
+
+		if (c->io || c->flushes)
+			return true;
+	}
+	return false;
+}
+
+/* Before the connection is given up on purpose nothing may be left in it. */
+static void flush_to_renew(struct nbd_store *n)
+{
+	if (!n->nbd || n->connecting)
+		n->renews = false;	/* the next one knows the size */
+	else if (is_busy(n) || n->renew_flushed || !~n->used)
+		return;
+	else if (!n->can.flush || n->writes == n->flushed)
+		n->renew_flushed = true;
+	else
+		issue_flush(new_command(n, NULL));
 }
 
 /* Do what can be done without waiting. */
 static void turn(struct nbd_store *n)
 {
+	struct virtq_store_io *io;
+
 	do {
 		follow_all(n);
-		check_connection(n);
-		while (n->waiting && !n->nbd)
-			virtq_engine_complete(take_waiting(n)->req, -ESHUTDOWN);
-		while (n->waiting && !n->connecting && ~n->used)
-			begin(n, take_waiting(n));
+		if (n->renews)
+			flush_to_renew(n);
+		store_nbd_check_link(n);
+		while (n->nbd && !n->connecting && !n->broken && !n->renews && ~n->used &&
+		       (io = take_waiting(n)))
+			begin(n, io);
 	} while (n->over);
 }
 
 /* How long to sleep, milliseconds; -1: until something happens. */
 static int timeout_ms(const struct nbd_store *n)
 {
-	uint64_t due = n->connecting ? n->connect_by_ns : UINT64_MAX, now;
+	uint64_t due = store_nbd_link_due_ns(n), now;
 
-	for (uint64_t left = n->used; left; left &= left - 1) {
-		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
-
-		if (c->drop_ns && c->drop_ns < due)
-			due = c->drop_ns;
-	}
 	if (due == UINT64_MAX)
 		return -1;
-	now = now_ns();
-	return due <= now ? 0 : (int)((due - now) / NS_PER_MS) + 1;
+	now = store_nbd_now_ns();
+	if (due <= now)
+		return 0;
+	due = (due - now) / NS_PER_MS + 1;
+	return due < INT_MAX ? (int)due : INT_MAX;
 }
 
 static void wait_for_news(struct nbd_store *n)
 {
 	struct pollfd fds[2] = { { .fd = n->wake_fd, .events = POLLIN }, { .fd = -1 } };
-	unsigned int direction = 0;
 
-	if (n->nbd) {
-		direction = nbd_aio_get_direction(n->nbd);
-		fds[1].fd = nbd_aio_get_fd(n->nbd);
-		if (direction & LIBNBD_AIO_DIRECTION_READ)
-			fds[1].events |= POLLIN;
-		if (direction & LIBNBD_AIO_DIRECTION_WRITE)
-			fds[1].events |= POLLOUT;
-	}
+	if (n->nbd)
+		fds[1] = store_nbd_wanted(n->nbd);
 	if (poll(fds, 2, timeout_ms(n)) <= 0)
 		return;
 	if (fds[0].revents)
 		virtq_notify_clear(n->wake_fd);
-	/* One of them only: after it the other may not be wanted any more. */
-	if (direction & LIBNBD_AIO_DIRECTION_READ && fds[1].revents & (POLLIN | POLLHUP | POLLERR))
-		nbd_aio_notify_read(n->nbd);
-	else if (direction & LIBNBD_AIO_DIRECTION_WRITE && fds[1].revents)
-		nbd_aio_notify_write(n->nbd);
+	if (n->nbd)
+		store_nbd_deliver(n->nbd, &fds[1]);
 }
 
 void *store_nbd_thread(void *arg)

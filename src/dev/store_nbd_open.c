@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -15,7 +16,18 @@
 #include "base/thread.h"
 
 #define PAYLOAD_MAX (32u << 20)		/* what servers take if they do not say */
+#define OPEN_S 10u			/* for the server to say what it is */
+#define RECONNECT_MS 5000u
+#define NS_PER_MS ((uint64_t)1000000)
 #define RANGE_MAX ((uint64_t)1 << 30)	/* of trim and zero */
+
+uint64_t store_nbd_now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
 
 int store_nbd_error(void)
 {
@@ -36,6 +48,56 @@ int store_nbd_ask(struct nbd_handle *nbd, struct nbd_abilities *can)
 		.flush = flush, .fua = fua, .trim = trim, .zero = zero,
 		.read_only = read_only, .bytes = (uint64_t)bytes,
 	};
+	return 0;
+}
+
+/* ---- A connection ---------------------------------------------------------- */
+
+bool store_nbd_is_gone(struct nbd_handle *nbd)
+{
+	return nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd);
+}
+
+struct pollfd store_nbd_wanted(struct nbd_handle *nbd)
+{
+	unsigned int direction = nbd_aio_get_direction(nbd);
+	struct pollfd fd = { .fd = nbd_aio_get_fd(nbd) };
+
+	if (direction & LIBNBD_AIO_DIRECTION_READ)
+		fd.events |= POLLIN;
+	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
+		fd.events |= POLLOUT;
+	return fd;
+}
+
+void store_nbd_deliver(struct nbd_handle *nbd, const struct pollfd *fd)
+{
+	/* One of them only: after it the other may not be wanted any more. */
+	if (fd->events & POLLIN && fd->revents & (POLLIN | POLLHUP | POLLERR))
+		nbd_aio_notify_read(nbd);
+	else if (fd->events & POLLOUT && fd->revents)
+		nbd_aio_notify_write(nbd);
+}
+
+/* Waits, but not for ever: a server may take connections and say nothing. */
+static int connect_to(struct nbd_handle *nbd, const char *uri, struct virtq_error *err)
+{
+	uint64_t by = store_nbd_now_ns() + OPEN_S * 1000 * NS_PER_MS, now;
+	bool failed = nbd_aio_connect_uri(nbd, uri) < 0;
+
+	while (!failed && !nbd_aio_is_ready(nbd) && (now = store_nbd_now_ns()) < by) {
+		struct pollfd fd = store_nbd_wanted(nbd);
+
+		if (poll(&fd, 1, (int)((by - now) / NS_PER_MS) + 1) > 0)
+			store_nbd_deliver(nbd, &fd);
+		failed = store_nbd_is_gone(nbd);
+	}
+	if (failed)
+		return error_set(err, -store_nbd_error(), "cannot connect to %s: %s", uri,
+				 nbd_get_error() ? nbd_get_error() : "the server has hung up");
+	if (!nbd_aio_is_ready(nbd))
+		return error_set(err, -ETIMEDOUT, "the server at %s has said nothing for %u seconds",
+				 uri, OPEN_S);
 	return 0;
 }
 
@@ -69,10 +131,39 @@ static void close_store(struct virtq_store *store)
 	free_store(n);
 }
 
+/* A connection knows the size that it began with, so another one is asked. */
+static int64_t refresh(struct virtq_store *store)
+{
+	struct nbd_store *n = container_of(store, struct nbd_store, store);
+	struct nbd_handle *nbd = nbd_create();
+	int64_t bytes;
+
+	if (!nbd)
+		return -ENOMEM;
+	bytes = connect_to(nbd, n->uri, NULL);
+	if (!bytes) {
+		bytes = nbd_get_size(nbd);
+		if (bytes < 0)
+			bytes = -store_nbd_error();
+	}
+	nbd_close(nbd);
+	if (bytes <= 0 || (uint64_t)bytes % STORE_SECTOR_BYTES)
+		return bytes;
+	pthread_mutex_lock(&n->lock);
+	if ((uint64_t)bytes != n->bytes_min) {
+		n->bytes_min = (uint64_t)bytes;
+		n->resized = true;
+	}
+	pthread_mutex_unlock(&n->lock);
+	virtq_notify_send(n->wake_fd);
+	return bytes;
+}
+
 static const struct virtq_store_ops nbd_ops = {
 	.name = "nbd",
 	.start = store_nbd_start,
 	.cancel = store_nbd_cancel,
+	.refresh = refresh,
 	.close = close_store,
 };
 
@@ -100,7 +191,7 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 		return error_set(err, -EINVAL,
 				 "%s has %llu bytes: a disk needs a multiple of %u, and not 0",
 				 n->uri, (unsigned long long)n->can.bytes, STORE_SECTOR_BYTES);
-	info->bytes = n->can.bytes;
+	info->bytes = n->bytes_min = n->can.bytes;
 	info->read_only = read_only;
 	info->block = min > STORE_SECTOR_BYTES && is_power_of_2(min) ? min : STORE_SECTOR_BYTES;
 	if (is_power_of_2(preferred) && preferred >= info->block)
@@ -133,10 +224,9 @@ static int open_nbd(struct nbd_store *n, const char *uri, bool read_only,
 		n->bounce = bounce;
 	if (!n->uri || !n->nbd || !n->bounce)
 		return error_set(err, -ENOMEM, "no memory for %s", uri);
-	if (nbd_connect_uri(n->nbd, n->uri) < 0)
-		return error_set(err, -store_nbd_error(), "cannot connect to %s: %s", uri,
-				 nbd_get_error());
-	rc = measure(n, read_only, err);
+	rc = connect_to(n->nbd, n->uri, err);
+	if (!rc)
+		rc = measure(n, read_only, err);
 	if (rc)
 		return rc;
 	n->wake_fd = virtq_notify_open();
@@ -157,6 +247,8 @@ int store_nbd_open(struct virtq_store **out, const char *uri,
 	n->wake_fd = -1;
 	n->waiting_end = &n->waiting;
 	n->arrived_end = &n->arrived;
+	n->reconnect_ns = (options->reconnect_ms ? options->reconnect_ms : RECONNECT_MS) *
+			  NS_PER_MS;
 	pthread_mutex_init(&n->lock, NULL);
 	rc = open_nbd(n, uri, options->read_only, err);
 	if (rc) {
