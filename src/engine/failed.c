@@ -95,9 +95,14 @@ static void failed_nothing(struct virtq_engine *e, struct virtq_engine_queue *q)
 static void failed_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			   enum virtq_engine_fd which)
 {
+	const struct engine_aux none = { .generation = 0 };
+
 	(void)e;
-	q->aux[which == VIRTQ_FD_CALL ? AUX_CALL : which == VIRTQ_FD_ERR ? AUX_ERR :
-	       AUX_POLL].generation = 0;
+	/* Whoever has the queue next would wait for them. */
+	if (which == VIRTQ_FD_KICK)
+		q->aux[AUX_POLL] = q->aux[AUX_DRAIN] = none;
+	else
+		q->aux[which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR] = none;
 }
 
 static void failed_signal(struct virtq_engine *e, struct virtq_engine_queue *q,

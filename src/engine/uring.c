@@ -118,12 +118,13 @@ static bool linked_completed(struct virtq_engine *e, struct engine_slot *slot, u
 	if (--links->out)
 		return false;
 	slot->generation = 0;
-	for (uint8_t i = 1; i < links->count; i++) {
+	/* The first was not even begun, but for another that the kernel refused. */
+	for (uint8_t i = 1; i < links->count; i++)
+		if (links->results[0] == -ECANCELED && links->results[i] != -ECANCELED)
+			links->apart = true;
+	for (uint8_t i = 1; i < links->count; i++)
 		if (links->results[i] == -ECANCELED)
 			links->count = i;
-		else if (links->results[0] == -ECANCELED)
-			links->apart = true;	/* it is not the first that it refused */
-	}
 	if (links->apart) {
 		links->count = 1;
 		links->results[0] = -EINTR;

@@ -10,11 +10,16 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/inotify.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <virtq/model.h>
+
+#include "engine/engine.h"
 
 /* The calling thread, and threads it starts, cannot wait for events from now on. */
 static int deny_waiting(void)
@@ -253,6 +258,49 @@ static void a_failed_engine_does_not_spin(void **state)
 	close(t.fds[1]);
 }
 
+/* A kick fd that cannot be read without waiting: a read of it is out when the engine fails. */
+static void a_failed_engine_leaves_nothing_to_wait_for(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine, *other = engine_of(s->kind, 0, 0);
+	char dir[] = "/tmp/virtq-failed-XXXXXX", path[64];
+	int kick = inotify_init1(IN_NONBLOCK | IN_CLOEXEC), file;
+	struct trap t;
+	struct stand st;
+
+	trap_init(&t);
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/file", dir);
+	file = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	assert_true(file >= 0 && inotify_add_watch(kick, dir, IN_MODIFY) >= 0);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
+		.failed_arg = &t });
+	stand_open_on(&st, engine, s, &t.model);
+	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_KICK, kick), 0);
+	send_what(&st, "d");
+	assert_int_equal(write(file, "a", 1), 1);
+	stand_back(&st);
+	usleep(20000);
+	send_what(&st, "x");
+	assert_int_equal(write(file, "a", 1), 1);
+	wait_until_denied(&t);
+	wait_for(&t.reports, 1);
+	if (s->kind == VIRTQ_ENGINE_URING)
+		assert_true(st.queue->plain_drain);
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	for (int kind = 0; kind < AUX_COUNT; kind++)
+		assert_false(st.queue->aux[kind].again);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	virtq_engine_destroy(other);
+	close(file);
+	unlink(path);
+	rmdir(dir);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
 /* The filter stays on the thread that steps: one that ends after this test. */
 struct stepper {
 	const struct setting *s;
@@ -328,6 +376,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_ENGINES(failure_is_reported_and_all_comes_to_an_end),
 		ON_ENGINES(a_failed_engine_does_not_spin),
+		ON_ENGINES(a_failed_engine_leaves_nothing_to_wait_for),
 		ON_ENGINES(a_stepped_engine_fails_as_well),
 	};
 

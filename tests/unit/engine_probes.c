@@ -410,6 +410,40 @@ static void a_row_ends_where_it_fails(void **state)
 	virtq_engine_destroy(engine);
 }
 
+/* A row that the kernel refuses for its last: those before it are performed all the same. */
+static void a_row_goes_as_far_as_it_can(void **state)
+{
+	const struct probe *p = *state;
+	struct virtq_engine *engine = engine_of_probe(p);
+	struct scripted s = { .model = { .ops = &scripted_ops } };
+	struct chain c = { .readable = 0 };
+	char *path = file_make(8192), got[PIECE];
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	struct stand st;
+
+	stand_open_on(&st, engine, &p->setting, &s.model);
+	chain_readable(&c, 0, PIECE);
+	for (unsigned int last = 0; last < 2; last++) {
+		memset(st.pair.data, (int)last + 1, PIECE);
+		script_row(&s, fd, 0);
+		/* The last of two, then of three: a length that no vector may have. */
+		s.then[last] = s.then[1];
+		s.then_count = last + 1;
+		s.spans[1].len = (size_t)1 << 63;
+		stand_do(&st, &c);
+		assert_int_equal(s.result, -EINVAL);
+		assert_int_equal(s.last.kind, VIRTQ_OP_READ);
+		assert_int_equal(pread(fd, got, PIECE, 0), PIECE);
+		assert_memory_equal(got, st.pair.data, PIECE);
+	}
+	assert_int_equal(s.finished, 2);
+	assert_uses(engine, VIRTQ_USE_LINKS, p);
+	stand_close(&st);
+	close(fd);
+	file_drop(path);
+	virtq_engine_destroy(engine);
+}
+
 /* A write to a pipe comes back short when the reader is slow: the row goes on behind the rest. */
 static void a_short_first_one_is_continued(void **state)
 {
@@ -513,6 +547,9 @@ int main(void)
 		ON(buffers, registered_memory_is_pinned),
 		ON(buffers, a_limit_on_locked_memory_is_no_error),
 		ON_USES(a_row_ends_where_it_fails),
+		ON(habit, a_row_goes_as_far_as_it_can),
+		ON(sqpoll, a_row_goes_as_far_as_it_can),
+		ON(no_links, a_row_goes_as_far_as_it_can),
 		ON(habit, a_short_first_one_is_continued),
 		ON(sqpoll, a_short_first_one_is_continued),
 		ON(no_links, a_short_first_one_is_continued),
