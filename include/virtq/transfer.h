@@ -52,7 +52,9 @@ struct virtq_piece {
  *            (one of the two)
  * @translate: says the same: the address of @base in *@addr; returns how many bytes
  *             from there on, at most @len, are contiguous for the device, or
- *             -errno. NULL without a map: addresses of this process
+ *             -errno. NULL without a map: with a port its own memory
+ *             (virtq_port_regions()) and nothing else; with a bare driver end
+ *             addresses of this process
  * @kick:   without a port: called after a publication that wants a kick; may be NULL
  * @guard:  called to make whole pages inaccessible (@closed) when a transfer is sent, and
  *          accessible again when it is back. NULL for none. With a port
@@ -146,7 +148,8 @@ typedef void virtq_release_fn(void *arg, const struct virtq_piece *pieces, unsig
  *	-ENOSPC   all transfers of the set are in use
  *	-EMSGSIZE more pieces or elements than it was made for, or than the ring takes
  *	-EINVAL   no piece, or an empty one, or more than 2^32 bytes
- *	-EFAULT, or what translate returned: the device cannot reach a piece
+ *	-EFAULT, or what translate returned: the device cannot reach a piece, or not
+ *	          in this way: it lies in a region that is only for reading, or only for writing
  * Thread: the owner. No allocation. Spec: VIRTIO 1.4, 2.7.4, 2.7.13.1. Since: 0.1
  */
 VIRTQ_API int virtq_transfer_prepare(struct virtq_transfers *set, struct virtq_transfer **out,
@@ -156,7 +159,7 @@ VIRTQ_API int virtq_transfer_prepare(struct virtq_transfers *set, struct virtq_t
 /**
  * virtq_transfer_prepare_unchecked - as prepare, each piece is taken to be contiguous
  *
- * Only the first byte of each piece is translated. The caller answers for the rest.
+ * Only the first byte of each piece is translated and looked at. The caller answers for the rest.
  */
 VIRTQ_API int virtq_transfer_prepare_unchecked(struct virtq_transfers *set,
 					       struct virtq_transfer **out,

@@ -54,16 +54,16 @@ ALWAYS_INLINE void take_free(struct virtq_transfers *set, struct virtq_transfer 
 }
 
 /* Does the device see @piece as one element, near where it saw the last? Then that is @seg. */
-ALWAYS_INLINE bool translate_near(const struct virtq_transfers *set,
+ALWAYS_INLINE bool translate_near(const struct transfer_near *near,
 				  const struct virtq_piece *piece, struct virtq_seg *seg)
 {
-	const uint64_t offset = (uintptr_t)piece->base - set->near.host, len = piece->len;
+	const uint64_t offset = (uintptr_t)piece->base - near->host, len = piece->len;
 
 	/* An empty one, too, is too long for this. */
-	if (UNLIKELY((len - 1) >> 31 || offset >= set->near.bytes ||
-		     offset + len > set->near.bytes))
+	if (UNLIKELY((len - 1) >> 31 || offset >= near->bytes ||
+		     offset + len > near->bytes))
 		return false;
-	seg->addr = set->near.addr + offset;
+	seg->addr = near->addr + offset;
 	seg->len = (uint32_t)len;
 	return true;
 }
@@ -84,7 +84,7 @@ ALWAYS_INLINE bool prepare_single(struct virtq_transfers *set, struct virtq_tran
 	if (UNLIKELY(readable + writable != 1 || !set->free_count))
 		return false;
 	given = *piece;
-	if (UNLIKELY(!translate_near(set, &given, &seg)))
+	if (UNLIKELY(!translate_near(&set->near[writable], &given, &seg)))
 		return false;
 	memset(piece, 0, sizeof(*piece));
 	t = set->free[set->free_count - 1];
@@ -128,8 +128,9 @@ ALWAYS_INLINE int prepare_any(struct virtq_transfers *set, struct virtq_transfer
 		int n = 1;
 
 		if (UNLIKELY(segs == set->segs_max ||
-			     !translate_near(set, &pieces[i], &t->segs[segs])))
-			n = transfer_translate(set, &pieces[i], t->segs + segs,
+			     !translate_near(&set->near[i >= readable], &pieces[i],
+					     &t->segs[segs])))
+			n = transfer_translate(set, &pieces[i], i >= readable, t->segs + segs,
 					       set->segs_max - segs, unchecked);
 		if (UNLIKELY(n < 0))
 			return n;

@@ -18,6 +18,7 @@
  */
 struct transfers_host {
 	struct virtq_driver *(*driver)(const struct virtq_port *port);
+	const struct virtq_region *(*regions)(const struct virtq_port *port, unsigned int *count);
 	int (*renew)(struct virtq_port *port);
 	void (*kick)(struct virtq_port *port);
 	int (*kick_error)(struct virtq_port *port);
@@ -84,11 +85,14 @@ struct virtq_transfers {
 	bool ending;			/* nothing is prepared any more either */
 	bool in_release;		/* a release function runs, and @scratch is its */
 	uint32_t segs_max;		/* of a transfer, and of a chain that the ring takes */
-	/* Memory that is contiguous for the device: where pieces were found last. */
-	struct {
+	/*
+	 * Memory that is contiguous for the device, which may read [0] or write [1] it: where
+	 * pieces were found last. Without a map and a callback it is all that there is.
+	 */
+	struct transfer_near {
 		uintptr_t host;
 		uint64_t addr, bytes;
-	} near;
+	} near[2];
 	size_t pieces_offset;
 	size_t stride;			/* from one transfer to the next */
 	uint8_t *transfers;
@@ -161,7 +165,7 @@ void transfers_lay_out(void *memory, struct virtq_transfers **out,
 		       const struct transfers_host *host);
 
 /* transfer_segs.c: fill @segs with where the device sees @piece; how many, or an error. */
-int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *piece,
+int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *piece, bool writable,
 		       struct virtq_seg *segs, unsigned int max, bool unchecked);
 
 /* transfer.c */

@@ -19,6 +19,7 @@ static void wake(struct virtq_port *port)
 
 static const struct transfers_host port_host = {
 	.driver = virtq_port_driver,
+	.regions = virtq_port_regions,
 	.renew = virtq_port_renew,
 	.kick = port_kick,
 	.kick_error = port_kick_error,

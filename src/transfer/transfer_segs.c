@@ -72,41 +72,60 @@ static int cut_by_callback(const struct virtq_transfers *set, const struct virtq
 	return rc < 0 ? rc : (int)n + rc;
 }
 
-/* The next piece is likely to lie in the region in which this one begins; maps do not change. */
-static void remember_region(struct virtq_transfers *set, const void *base)
+/* The region in which @at lies, and in which the device may do that; or NULL. */
+static const struct virtq_region *region_at(const struct virtq_map *map, uintptr_t at,
+					    bool writable)
 {
+	const uint32_t access = writable ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
 	unsigned int count;
-	const struct virtq_region *r = virtq_map_regions(set->config.map, &count);
+	const struct virtq_region *r = virtq_map_regions(map, &count);
 
-	for (; count--; r++) {
-		if ((uintptr_t)base - (uintptr_t)r->host >= r->size_bytes)
-			continue;
-		set->near.host = (uintptr_t)r->host;
-		set->near.addr = r->gpa;
-		set->near.bytes = r->size_bytes;
-		return;
-	}
+	for (; count--; r++)
+		if (at - (uintptr_t)r->host < r->size_bytes && r->access & access)
+			return r;
+	return NULL;
 }
 
-int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *piece,
-		       struct virtq_seg *segs, unsigned int max, bool unchecked)
+/* The next piece is likely to lie in the region in which this one begins; maps do not change. */
+static int cut_by_map(struct virtq_transfers *set, const struct virtq_piece *piece, bool writable,
+		      struct virtq_seg *segs, unsigned int max, bool unchecked)
 {
-	uint64_t addr = (uintptr_t)piece->base;
+	uintptr_t at = (uintptr_t)piece->base;
+	size_t len = piece->len;
+	unsigned int n = 0;
 
-	if (set->config.map) {
-		struct virtq_seg first;
+	while (len) {
+		const struct virtq_region *r = region_at(set->config.map, at, writable);
+		uint64_t offset, part = len;
 		int rc;
 
-		remember_region(set, piece->base);
-		if (!unchecked) {
-			rc = virtq_map_seg(set->config.map, piece->base, piece->len, segs, max);
-			return rc == -ENOSPC ? -EMSGSIZE : rc;
-		}
-		rc = virtq_map_seg(set->config.map, piece->base, 1, &first, 1);
+		if (!r)
+			return -EFAULT;
+		offset = at - (uintptr_t)r->host;
+		if (!n)
+			set->near[writable] = (struct transfer_near){ (uintptr_t)r->host, r->gpa,
+								      r->size_bytes };
+		if (!unchecked && part > r->size_bytes - offset)
+			part = r->size_bytes - offset;
+		rc = cut(r->gpa + offset, (size_t)part, segs + n, max - n);
 		if (rc < 0)
 			return rc;
-		addr = first.addr;
-	} else if (set->config.translate) {
+		n += (unsigned int)rc;
+		at += (uintptr_t)part;
+		len -= (size_t)part;
+	}
+	return (int)n;
+}
+
+int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *piece, bool writable,
+		       struct virtq_seg *segs, unsigned int max, bool unchecked)
+{
+	const struct transfer_near *all = &set->near[writable];
+	uint64_t addr, offset;
+
+	if (set->config.map)
+		return cut_by_map(set, piece, writable, segs, max, unchecked);
+	if (set->config.translate) {
 		int64_t got;
 
 		if (!unchecked)
@@ -114,6 +133,10 @@ int transfer_translate(struct virtq_transfers *set, const struct virtq_piece *pi
 		got = ask(set, piece->base, 1, &addr);
 		if (got < 0)
 			return (int)got;
+		return cut(addr, piece->len, segs, max);
 	}
-	return cut(addr, piece->len, segs, max);
+	offset = (uintptr_t)piece->base - all->host;
+	if (offset >= all->bytes || (!unchecked && piece->len > all->bytes - offset))
+		return -EFAULT;
+	return cut(all->addr + offset, piece->len, segs, max);
 }

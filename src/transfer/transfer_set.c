@@ -102,6 +102,19 @@ static void use_driver(struct virtq_transfers *set, struct virtq_driver *q)
 		set->segs_max = set->config.segs_max;
 }
 
+/* Without a map or a callback: with a port its own memory, else the addresses of this process. */
+static struct transfer_near all_there_is(const struct transfers_host *host,
+					 const struct virtq_port *port)
+{
+	const struct virtq_region *r;
+	unsigned int count;
+
+	if (!host)
+		return (struct transfer_near){ 0, 0, UINTPTR_MAX };
+	r = host->regions(port, &count);
+	return (struct transfer_near){ (uintptr_t)r->host, r->gpa, r->size_bytes };
+}
+
 void transfers_lay_out(void *memory, struct virtq_transfers **out,
 		       const struct virtq_transfers_config *config,
 		       const struct transfers_host *host)
@@ -127,7 +140,7 @@ void transfers_lay_out(void *memory, struct virtq_transfers **out,
 	if (config->map)
 		virtq_map_ref(config->map);
 	else if (!config->translate)
-		set->near.bytes = UINTPTR_MAX;	/* addresses of this process */
+		set->near[0] = set->near[1] = all_there_is(host, config->port);
 	*out = set;
 }
 
@@ -182,6 +195,9 @@ void virtq_transfers_fini(struct virtq_transfers *set)
 		virtq_driver_stop(set->q);
 		detach_all(set->q);
 	}
+	/* Whoever has the port next asks himself to be called. */
+	if (set->armed)
+		virtq_driver_disarm(set->q);
 	set->ending = set->closed = true;
 	set->free_count = 0;
 	/* Release functions may end other transfers than theirs: no pointer is kept over a call. */

@@ -208,8 +208,6 @@ static void open_all(struct rig *r, struct layout layout, bool threads)
 	assert_int_equal(virtq_pool_create(&r->pool, &pool, NULL), 0);
 	far_open(&r->pool_far, virtq_pool_port(r->pool), NULL, 0, true);
 	assert_int_equal(virtq_port_create(&r->port, &port, NULL), 0);
-	set.port = r->port;
-	assert_int_equal(virtq_transfers_create(&r->set, &set, NULL), 0);
 	far_open(&r->far, r->port, NULL, 0, false);
 	/* payload and answer are static: the device sees them where they are. */
 	virtq_device_destroy(r->far.device);
@@ -219,6 +217,9 @@ static void open_all(struct rig *r, struct layout layout, bool threads)
 	all.size_bytes = (UINT64_C(1) << 47) - 8192;
 	assert_int_equal(virtq_map_create(&r->far.map, &all, 1, NULL), 0);
 	far_start(&r->far);
+	set.port = r->port;
+	set.map = r->far.map;
+	assert_int_equal(virtq_transfers_create(&r->set, &set, NULL), 0);
 	virtq_device_disarm(r->pool_far.device);
 	virtq_device_disarm(r->far.device);
 }

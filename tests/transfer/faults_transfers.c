@@ -32,10 +32,11 @@ static void set_open(struct set_rig *r, struct layout layout)
 	region.host = r->arena;
 	if (virtq_port_create(&r->port, &port, &err))
 		fail_msg("%s", err.text);
+	far_open(&r->far, r->port, &region, 1, true);
 	config.port = r->port;
+	config.map = r->far.map;
 	if (virtq_transfers_create(&r->set, &config, &err))
 		fail_msg("%s", err.text);
-	far_open(&r->far, r->port, &region, 1, true);
 }
 
 static void set_close(struct set_rig *r)

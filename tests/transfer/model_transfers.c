@@ -334,6 +334,8 @@ static void open_memory(struct model *m)
 	}
 	if (m->c->way == BY_MAP)
 		assert_int_equal(virtq_map_create(&m->map, m->regions, REGIONS, NULL), 0);
+	else if (m->c->way == BY_ADDRESS && !m->c->bare)
+		assert_int_equal(virtq_map_create(&m->map, m->regions, 1, NULL), 0);
 }
 
 static void open_set(struct model *m)

@@ -23,6 +23,7 @@ static struct rig *late_device;		/* just before that it uses a chain, and tells 
 static unsigned int slow_clear;		/* whoever wakes up takes his time */
 static unsigned int cleared;
 static unsigned int slow_unlock;	/* a sleeper who lets go of a lock takes his time */
+static unsigned int bad_unlocks;	/* of what is no lock any more */
 static __thread bool is_sleeper;
 
 int __wrap_virtq_driver_arm(struct virtq_driver *q);
@@ -73,6 +74,8 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock)
 {
 	int rc = __real_pthread_mutex_unlock(lock);
 
+	if (rc)
+		add(&bad_unlocks, 1);
 	if (is_sleeper && load(&slow_unlock))
 		pause_ms(50);
 	return rc;
@@ -519,6 +522,7 @@ static void test_destroy_awaits_who_was_asleep(void **state)
 		virtq_pool_destroy(r.pool);
 		end(&sleeper, -ESHUTDOWN);
 		add(&slow_unlock, -1);
+		assert_int_equal(load(&bad_unlocks), 0);
 	}
 }
 

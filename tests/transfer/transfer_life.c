@@ -330,13 +330,42 @@ static void next_set_keeps_again(void **state)
 	rig_close(&r);
 }
 
+/* ... and that nobody is to be called: the first one ended while it was armed. */
+static void next_set_is_not_called(void **state)
+{
+	struct virtq_transfers_config config = { .transfers_max = 4, .pieces_max = 2 };
+	struct virtq_transfer *t;
+	struct virtq_req *req;
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	config.port = r.port;
+	config.map = r.map;
+	/* A device calls for the first one in any case. */
+	t = rig_prepare(&r, 0, NULL);
+	rig_send(&r, t);
+	assert_int_equal(rig_serve(&r, 1, NULL, 1, 1), 1);
+	assert_int_equal(virtq_transfer_check(t), 1);
+	virtq_transfer_abandon(t);
+	assert_int_equal(virtq_transfers_arm(r.set), 0);
+	virtq_transfers_destroy(r.set);
+	assert_int_equal(virtq_transfers_create(&r.set, &config, NULL), 0);
+	t = rig_prepare(&r, 0, NULL);
+	rig_send(&r, t);
+	assert_int_equal(virtq_device_pop(r.far.device, &req, 1), 1);
+	virtq_device_push(r.far.device, &req, 1);
+	assert_int_equal(virtq_device_publish(r.far.device), 0);
+	assert_int_equal(virtq_transfer_check(t), 1);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(abandoned_before_it_is_sent), EACH(abandoned_in_flight),
 		EACH(abandoned_after_it_was_used), EACH(fire_and_forget), EACH(abandoned_and_found_by_who_sends),
 		EACH(reset_brings_all_back), EACH(destroy_releases_all),
-		EACH(abandoned_after_a_reset), EACH(next_set_keeps_again),
+		EACH(abandoned_after_a_reset), EACH(next_set_keeps_again), EACH(next_set_is_not_called),
 	};
 
 	return rig_run("transfers end", each, sizeof(each) / sizeof(each[0]), NULL, 0);

@@ -262,13 +262,106 @@ static void longer_than_an_element_can_be(void **state)
 #endif
 }
 
+/* Without a map and a callback: what the port shares, and nothing else. */
+static void the_ports_own_memory(void **state)
+{
+	struct virtq_transfers_config config = { .transfers_max = 4, .pieces_max = 2 };
+	static uint8_t elsewhere[64], got[64];
+	struct virtq_piece pieces[2];
+	struct virtq_transfer *t;
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	virtq_transfers_destroy(r.set);
+	config.port = r.port;
+	assert_int_equal(virtq_transfers_create(&r.set, &config, NULL), 0);
+	for (unsigned int way = 0; way < 4; way++) {
+		/* Not the port's; the second of two; and a byte more than there is. */
+		pieces[0] = way ? rig_piece(&r, 0, 64) : (struct virtq_piece){ elsewhere, 64, 0 };
+		pieces[1] = way < 2 ? (struct virtq_piece){ elsewhere, 64, 0 } :
+				      rig_piece(&r, RIG_DATA_BYTES - 63, 64);
+		assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, way & 1, 2 - (way & 1),
+							NULL, NULL), -EFAULT);
+		assert_non_null(pieces[0].base);
+	}
+	pieces[0] = (struct virtq_piece){ elsewhere, 64, 0 };
+	assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, 1, 0, NULL, NULL), -EFAULT);
+	assert_int_equal(virtq_transfer_prepare_unchecked(r.set, &t, pieces, 0, 1, NULL, NULL),
+			 -EFAULT);
+	/* The device sees it elsewhere than this process does. */
+	pieces[0] = rig_piece(&r, 0, 64);
+	pieces[1] = rig_piece(&r, RIG_DATA_BYTES - 64, 64);
+	memset(r.data, 0x31, 64);
+	assert_int_equal(virtq_transfer_prepare(r.set, &t, pieces, 1, 1, NULL, NULL), 0);
+	rig_send(&r, t);
+	assert_int_equal(rig_serve(&r, 1, got, 64, 0x32), 1);
+	assert_int_equal(virtq_transfer_check(t), 1);
+	assert_int_equal(virtq_transfer_finish(t, pieces, 2), 2);
+	assert_memory_equal(got, r.data, 64);
+	assert_int_equal(r.data[RIG_DATA_BYTES - 1], 0x32);
+	rig_close(&r);
+}
+
+/* The device cannot write where it may only read, nor the other way round. */
+static void as_the_region_may_be_used(void **state)
+{
+	static const uint32_t access[] = { VIRTQ_ACCESS_READ, VIRTQ_ACCESS_WRITE,
+					   VIRTQ_ACCESS_RW };
+	struct virtq_transfers_config config = { .transfers_max = 9, .pieces_max = 3,
+						 .segs_max = 6 };
+	struct virtq_region regions[3];
+	struct virtq_map *map;
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	for (unsigned int i = 0; i < 3; i++)
+		regions[i] = (struct virtq_region){
+			.gpa = RIG_GPA + 0x100000 * (i + 1), .size_bytes = 4096,
+			.host = r.data + 4096 * i, .fd = -1, .access = access[i],
+		};
+	assert_int_equal(virtq_map_create(&map, regions, 3, NULL), 0);
+	virtq_transfers_destroy(r.set);
+	config.port = r.port;
+	config.map = map;
+	/* Each way into each region, straight after each, so that none is remembered for another. */
+	for (unsigned int i = 0; i < 36; i++) {
+		unsigned int ways[] = { i / 6, i % 6 };
+
+		assert_int_equal(virtq_transfers_create(&r.set, &config, NULL), 0);
+		for (unsigned int k = 0; k < 4; k++) {
+			unsigned int region = ways[k & 1] / 2, writable = ways[k & 1] % 2;
+			uint32_t need = writable ? VIRTQ_ACCESS_WRITE : VIRTQ_ACCESS_READ;
+			struct virtq_piece piece = rig_piece(&r, 4096 * region + 64 * k, 64);
+			struct virtq_transfer *t;
+
+			assert_int_equal((k < 2 ? virtq_transfer_prepare :
+					  virtq_transfer_prepare_unchecked)
+					 (r.set, &t, &piece, !writable, writable, NULL, NULL),
+					 access[region] & need ? 0 : -EFAULT);
+		}
+		/* It begins where that is allowed, and goes on where it is not. */
+		for (unsigned int k = 0; k < 2; k++) {
+			struct virtq_piece piece = rig_piece(&r, 4096 - 32, 64);
+			struct virtq_transfer *t;
+
+			assert_int_equal(virtq_transfer_prepare(r.set, &t, &piece, !k, k, NULL,
+								NULL), -EFAULT);
+		}
+		virtq_transfers_destroy(r.set);
+	}
+	r.set = NULL;
+	virtq_map_unref(map);
+	rig_close(&r);
+}
+
 int main(void)
 {
 	static const struct named_test each[] = {
 		EACH(through_a_map_of_several_regions), EACH(more_elements_than_it_was_made_for),
 		EACH(through_a_callback), EACH(neighbours_are_one_element),
 		EACH(what_the_callback_says_goes), EACH(unchecked_asks_for_the_first_byte),
-		EACH(longer_than_an_element_can_be),
+		EACH(longer_than_an_element_can_be), EACH(the_ports_own_memory),
+		EACH(as_the_region_may_be_used),
 	};
 
 	return rig_run("transfers reach", each, sizeof(each) / sizeof(each[0]), NULL, 0);
