@@ -324,7 +324,7 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  *             from them. Counted when the request is given back
  * @batches:   publications
  * @kicks:     times that the kick fd was seen readable
- * @calls:     times that the call fd was signalled
+ * @calls:     times that the call fd was signalled because of a publication
  * @suppressed: publications that the driver did not want to be called for
  * @coalesced: publications that shared the call of an earlier one
  * @sleeps:    times that the engine slept

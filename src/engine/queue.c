@@ -161,6 +161,9 @@ void queue_call(struct virtq_engine_queue *q)
 void queue_forget_call(struct virtq_engine_queue *q)
 {
 	timer_clear(&q->call_timer);
+	/* Every batch is counted once, as called, coalesced or suppressed. */
+	q->stats.calls += q->owes_call;
+	q->stats_changed = true;
 	q->owes_call = false;
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/shm.h"
 #include "engine/engine.h"
 
 #define DRAIN_MS 300u
@@ -527,6 +528,142 @@ static void many_queues_change_places(void **state)
 	virtq_engine_destroy(engines[1]);
 }
 
+/* ---- The engine that a queue has left --------------------------------------- */
+
+/* Nothing of it is waited for any more, by nobody: it may be gone. */
+static void clocks_do_not_stay_behind(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *one = engine_of(s->kind, 0, 0), *other = engine_of(s->kind, 0, 0);
+	struct scripted model = { .model = { .ops = &scripted_ops } };
+	const uint64_t ns = 200000000;
+	struct chain c = { .readable = 0 };
+	struct virtq_completion done;
+	struct stand st;
+	uint64_t start;
+
+	model.first = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT };
+	stand_open_on(&st, one, s, &model.model);
+	memcpy(st.pair.data, &ns, sizeof(ns));
+	chain_readable(&c, 0, sizeof(ns));
+	start = now_ms();
+	stand_send(&st, &c);
+	usleep(50000);
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	virtq_engine_destroy(one);
+	while (virtq_driver_get(st.pair.driver, &done, 1) != 1) {
+		assert_true(now_ms() - start < 5000);
+		usleep(1000);
+	}
+	assert_in_range(now_ms() - start, 200, 5000);
+	assert_int_equal(model.result, 0);
+	assert_int_equal(model.finished, 1);
+	stand_close(&st);
+	virtq_engine_destroy(other);
+}
+
+static void end_one(struct holder *h, struct stand *st)
+{
+	struct virtq_completion done;
+
+	virtq_engine_complete(holder_take(h), 77);
+	for (unsigned int ms = 0; virtq_driver_get(st->pair.driver, &done, 1) != 1; ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
+}
+
+/* A call that waits for others goes out when its queue moves, and later ones wait anew. */
+static void calls_that_wait_do_not_stay_behind(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *one = engine_of(s->kind, 0, 0), *other = engine_of(s->kind, 0, 0);
+	struct virtq_engine_stats stats;
+	struct holder h;
+	struct stand st;
+
+	holder_init(&h);
+	stand_open_on(&st, one, s, &h.model);
+	assert_int_equal(virtq_engine_queue_coalesce(st.queue, 100, 300000), 0);
+	stand_send_holds(&st, 3);
+	holder_wait(&h, 3);
+	end_one(&h, &st);
+	assert_int_equal(virtq_notify_wait(st.call, 50), 0);
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	assert_int_equal(virtq_notify_wait(st.call, 5000), 1);
+	virtq_notify_clear(st.call);
+	virtq_engine_destroy(one);
+
+	end_one(&h, &st);	/* another is in flight: it waits, but not for ever */
+	assert_int_equal(virtq_notify_wait(st.call, 50), 0);
+	assert_int_equal(virtq_notify_wait(st.call, 5000), 1);
+	virtq_notify_clear(st.call);
+	end_one(&h, &st);
+	assert_int_equal(virtq_notify_wait(st.call, 5000), 1);
+	assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 0);
+	virtq_engine_queue_stats(st.queue, &stats);
+	assert_int_equal(stats.batches, 3);
+	assert_int_equal(stats.calls + stats.suppressed + stats.coalesced, stats.batches);
+	stand_close(&st);
+	virtq_engine_destroy(other);
+}
+
+struct one_move {
+	struct virtq_engine_queue *queue;
+	struct virtq_engine *to;
+	int rc;
+	bool over;
+};
+
+static void *one_move_thread(void *arg)
+{
+	struct one_move *m = arg;
+
+	m->rc = virtq_engine_move(m->queue, m->to);
+	__atomic_store_n(&m->over, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* What was promised to a queue under way is not given to one that comes meanwhile. */
+static void a_promised_room_is_kept(void **state)
+{
+	enum { ROOMS = 8 };	/* of an engine at first */
+	const struct setting *s = *state;
+	struct virtq_engine *to = engine_of(s->kind, 0, 0);
+	struct virtq_engine *from = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .stepped = true, .spin = VIRTQ_SPIN_OFF });
+	static struct holder h[ROOMS + 1];
+	struct stand st[ROOMS + 1];
+	struct one_move m = { .to = to };
+	pthread_t thread;
+
+	for (unsigned int i = 0; i <= ROOMS; i++) {
+		holder_init(&h[i]);
+		h[i].at_once = true;
+	}
+	stand_open_on(&st[0], from, s, &h[0].model);
+	for (unsigned int i = 1; i < ROOMS; i++)
+		stand_open_on(&st[i], to, s, &h[i].model);
+	m.queue = st[0].queue;
+	assert_int_equal(pthread_create(&thread, NULL, one_move_thread, &m), 0);
+	while (!shm_flag_read(&from->mail))	/* promised: it is asked to let go */
+		usleep(1000);
+	stand_open_on(&st[ROOMS], to, s, &h[ROOMS].model);
+	while (!__atomic_load_n(&m.over, __ATOMIC_SEQ_CST))
+		virtq_engine_step(from);
+	pthread_join(thread, NULL);
+	assert_int_equal(m.rc, 0);
+	assert_in_range(to->table_size, ROOMS + 1, 4 * ROOMS);
+	assert_int_equal(to->promised, 0);
+	for (unsigned int i = 0; i <= ROOMS; i++) {
+		stand_send_holds(&st[i], 1);
+		assert_int_equal(stand_back(&st[i]), 2);
+		stand_close(&st[i]);
+	}
+	virtq_engine_destroy(from);
+	virtq_engine_destroy(to);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -545,6 +682,9 @@ int main(void)
 		ON_ENGINES(held_requests_end_while_moving),
 		ON_ENGINES(a_paused_queue_moves_and_stays_paused),
 		ON_ENGINES(many_queues_change_places),
+		ON_ENGINES(clocks_do_not_stay_behind),
+		ON_ENGINES(calls_that_wait_do_not_stay_behind),
+		ON_ENGINES(a_promised_room_is_kept),
 	};
 
 	return cmocka_run_group_tests_name("engine end", tests, NULL, NULL) ? 1 : 0;
