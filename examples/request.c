@@ -49,15 +49,16 @@ static void ask(struct virtq_transfers *set, struct virtq_transfer *t, const cha
 	struct request *req = p[0].base;
 	struct answer *ans = p[2].base;
 	size_t len = contents ? strlen(contents) : 0;
+	static uint64_t asked;
 
-	*req = (struct request){ .len = sizeof(*req), .unique = virtq_transfer_id(t) + 1 };
+	*req = (struct request){ .len = sizeof(*req), .unique = ++asked };
 	strncpy(p[1].base, name, p[1].len);
 	must(virtq_transfer_send(set, &t, 1), "send");
 	if (must(virtq_transfer_wait(t, &patience), "wait") != 1 || virtq_transfer_status(t))
 		must(-ETIME, name);
 
 	p = virtq_transfer_pieces(t, NULL, NULL);	/* NULL while the device has them */
-	if (p[2].written != HEADER_BYTES || ans->unique != virtq_transfer_id(t) ||
+	if (p[2].written != HEADER_BYTES || ans->unique != asked ||
 	    ans->error != (contents ? 0 : -ENOENT) || p[3].written != len ||
 	    (contents && memcmp(p[3].base, contents, len)))
 		must(-EBADMSG, name);

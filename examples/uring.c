@@ -68,8 +68,7 @@ static void answers(struct virtq_transfers *set)
 
 int main(int argc, char **argv)
 {
-	/* Transfers are sent again: the ring may keep what it knows of them. */
-	struct virtq_port_config port = { .size = 16, .keep = true,
+	struct virtq_port_config port = { .size = 16, .keep = true,	/* they are sent again */
 					  .extra_bytes = DEPTH * sizeof(struct request) };
 	struct virtq_transfers_config config = { .transfers_max = DEPTH, .pieces_max = 3 };
 	struct __kernel_timespec patience = { .tv_sec = 10 };

@@ -332,6 +332,9 @@ def rule_letters(tree):
                            f'{match.group(1)}() in {name}() without its letter')
 
 
+SHORT_EXAMPLES = ('packets', 'request', 'abandon', 'epoll', 'uring')	# each below 120 lines
+
+
 def rule_names(tree):
     """A typedef of a struct, a file that is about everything, a file too long."""
     for f in tree.under('src/', 'include/', 'cli/', 'examples/'):
@@ -343,6 +346,11 @@ def rule_names(tree):
         lines = f.text.count('\n')
         if lines > 900:
             yield f, lines, f'{lines} lines; a file asks to be split at 600 and must be at 900'
+        if f.path in [f'examples/{name}.c' for name in SHORT_EXAMPLES] and lines >= 120:
+            yield f, lines, f'{lines} lines; an example for the driver side has fewer than 120'
+    for name in SHORT_EXAMPLES:
+        if f'examples/{name}.c' not in tree.files:
+            yield None, 0, f'examples/{name}.c is one of the short ones, but is not there'
 
 
 RULES = [rule_includes, rule_atomics, rule_layout, rule_heap, rule_output, rule_letters,
@@ -407,6 +415,7 @@ BREACHES = [
     ('names', 'src/dev/blk.h', None, 'typedef struct { int x; } thing;\n'),
     ('names', 'src/base/utils.h', None, '/* SPDX-License-Identifier: MIT */\n'),
     ('names', 'src/ring/req.c', None, '/* long */\n' * 900),
+    ('names', 'examples/uring.c', None, '/* long */\n'),
 ]
 
 
