@@ -111,8 +111,8 @@ def test_server_ends_while_it_opens_an_image():
         mute.listen()
         make_image("i", MIB)
         for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
-            server = subprocess.Popen([VIRTQ, "serve", "blk", "--disk", "socket=a,image=i", "--disk",
-                                       "socket=b,image=nbd+unix:///?socket=n"],
+            server = subprocess.Popen([VIRTQ, "serve", "blk", "--disk", "socket=a,image=i",
+                                       "--disk", "socket=b,image=nbd+unix:///?socket=n"],
                                       stderr=subprocess.PIPE, text=True,
                                       preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
             mute.settimeout(20)
