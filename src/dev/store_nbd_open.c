@@ -156,6 +156,7 @@ static int64_t refresh(struct virtq_store *store)
 	}
 	pthread_mutex_unlock(&n->lock);
 	virtq_notify_send(n->wake_fd);
+	n->store.info.bytes = (uint64_t)bytes;
 	return bytes;
 }
 

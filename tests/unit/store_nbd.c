@@ -518,6 +518,7 @@ static void another_size_is_found(void **state)
 	assert_int_equal(depot_do(&dp, &w), 0);
 	assert_int_equal(truncate(path, 2 * MIB), 0);
 	assert_int_equal(dp.store->ops->refresh(dp.store), 2 * MIB);
+	assert_int_equal(dp.store->info.bytes, 2 * MIB);
 	w.offset = 2 * MIB - 4096;
 	assert_int_equal(depot_do(&dp, &w), 0);
 	assert_int_equal(depot_do(&dp, &flush), 0);
