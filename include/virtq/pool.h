@@ -105,12 +105,33 @@ VIRTQ_API struct virtq_port *virtq_pool_port(const struct virtq_pool *pool);
 VIRTQ_API void *virtq_pool_reserved(const struct virtq_pool *pool);
 
 /**
+ * struct virtq_pool_items - where the items are, one behind the other
+ * @base:       the first one, as this process sees it; in guard mode that may be closed
+ * @gpa:        the same, as the device sees it
+ * @item_bytes: size of each
+ * @count:      how many
+ *
+ * Since: 0.1
+ */
+struct virtq_pool_items {
+	void *base;
+	uint64_t gpa;
+	uint32_t item_bytes;
+	uint32_t count;
+};
+
+/** virtq_pool_items - the same all its life. A chain of one item is item number @slot. */
+VIRTQ_API struct virtq_pool_items virtq_pool_items(const struct virtq_pool *pool);
+
+/**
  * struct virtq_chain - a chain's handle
  * @id:      never the same again in this pool: an old handle is known as such. Nor is it
  *           one of another pool of the process: each has 2^38 of its own as long as no more
  *           than 2^24 were made; after that this is overwhelmingly likely only. The one that
  *           offering or recycling gives is the one that virtq_pool_take() returns
- * @slot:    where the pool keeps it; meaningless elsewhere
+ * @slot:    where the pool keeps it: less than the number of items, no other chain's as long
+ *           as this one is there, and the same however often it goes round. So an array of
+ *           that many elements holds what the caller knows of each chain
  * @written: bytes from the start of the writable part that the device filled, as
  *           virtq_pool_take() found it; 0 in a chain that was just offered or
  *           allocated. Recycling leaves it as it was

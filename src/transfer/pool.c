@@ -308,6 +308,15 @@ void *virtq_pool_reserved(const struct virtq_pool *pool)
 	return pool->reserved;
 }
 
+struct virtq_pool_items virtq_pool_items(const struct virtq_pool *pool)
+{
+	/* Addresses of items do not change. */
+	return (struct virtq_pool_items){
+		.base = pool->host, .gpa = pool->items[0].seg.addr,
+		.item_bytes = pool->item_bytes, .count = pool->item_count,
+	};
+}
+
 struct virtq_pool_room virtq_pool_room(struct virtq_pool *pool)
 {
 	struct virtq_pool_room room;

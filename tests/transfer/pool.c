@@ -550,6 +550,61 @@ static void test_forgotten_and_abandoned(void **state)
 
 /* ---- Set-up ------------------------------------------------------------------ */
 
+/* A chain keeps its slot as it goes round, and nobody else has it. */
+static void test_where_the_items_are(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[16], taken[16];
+	uint64_t ids[24] = { 0 };	/* of who has the slot */
+	struct virtq_pool_items items;
+	const struct virtq_region *region;
+	struct virtq_span span;
+	unsigned int count;
+	struct rig r;
+
+	config.gpa = 0x40000000;
+	rig_open(&r, *layout, &config);
+	region = virtq_port_regions(r.port, &count);
+	items = virtq_pool_items(r.pool);
+	assert_int_equal(items.count, 24);
+	assert_int_equal(items.item_bytes, ITEM);
+	assert_int_equal(items.gpa % 4096, 0);
+	assert_true(items.gpa >= region->gpa && items.gpa + 24 * ITEM <= region->gpa +
+		    region->size_bytes);
+	assert_ptr_equal(items.base, (uint8_t *)region->host + (items.gpa - region->gpa));
+	assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 64, chains, 0, NULL), 16);
+	for (unsigned int i = 0; i < 16; i++) {
+		assert_true(chains[i].slot < items.count);
+		assert_int_equal(ids[chains[i].slot], 0);
+		ids[chains[i].slot] = chains[i].id;
+	}
+	for (unsigned int round = 0; round < 5; round++) {
+		struct virtq_req *req;
+
+		/* The device sees the oldest where it is said to be. */
+		assert_int_equal(virtq_device_pop(r.far.device, &req, 1), 1);
+		assert_ptr_equal(req->wr.spans[0].base, far_ptr(&r.far, (uint8_t *)items.base +
+				 (size_t)chains[0].slot * ITEM));
+		virtq_device_push(r.far.device, &req, 1);
+		virtq_device_publish(r.far.device);
+		rig_serve(&r, 15, 1, 0);
+		assert_int_equal(virtq_pool_take(r.pool, taken, 16, NULL), 16);
+		for (unsigned int i = 0; i < 16; i++) {
+			assert_int_equal(taken[i].id, ids[taken[i].slot]);
+			assert_int_equal(virtq_pool_spans(r.pool, &taken[i], VIRTQ_PART_WRITABLE,
+							  &span, 1), 1);
+			assert_ptr_equal(span.base, (uint8_t *)items.base +
+						    (size_t)taken[i].slot * ITEM);
+		}
+		assert_int_equal(virtq_pool_recycle(r.pool, taken, 16, 0), 16);
+		for (unsigned int i = 0; i < 16; i++)
+			ids[taken[i].slot] = taken[i].id;
+		memcpy(chains, taken, sizeof(chains));
+	}
+	rig_close(&r);
+}
+
 static void test_refused_configs(void **state)
 {
 	const struct layout *layout = *state;
@@ -673,6 +728,7 @@ int main(void)
 		IN_ALL(test_forgotten_and_abandoned),
 		IN_ALL(test_held_chains_take_no_room),
 		IN_ALL(test_foreign_handles),
+		IN_ALL(test_where_the_items_are),
 		IN_ALL(test_refused_configs),
 	};
 
