@@ -126,12 +126,14 @@ static bool failed_turn(struct virtq_engine *e, enum engine_turn how)
 	struct pollfd fds[] = { { e->wake_fd, POLLIN, 0 }, { e->abandoned_fd, POLLIN, 0 } };
 	int n = poll(fds, 2, how == TURN_SLEEP ? timeout_ms(e) : 0);
 
-	if (n < 0) {
-		if (errno != EINTR)	/* this, too? Then at least slowly */
-			nanosleep(&(struct timespec){ 0, LOOK_MS * 1000000 }, NULL);
-		return false;
+	/* This, too, or the wake-up fd itself? Then at least slowly. */
+	if ((n < 0 && errno != EINTR) || (n > 0 && fds[0].revents & POLLNVAL)) {
+		nanosleep(&(struct timespec){ 0, LOOK_MS * 1000000 }, NULL);
+		n -= n > 0;
 	}
-	if (fds[0].revents)
+	if (n <= 0)
+		return false;
+	if (fds[0].revents & POLLIN)
 		virtq_notify_clear(e->wake_fd);
 	if (fds[1].revents)
 		let_go(e);

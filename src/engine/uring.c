@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -29,6 +30,8 @@
 #define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define FRUITLESS_PAUSE_NS 1000000u
 #define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
+#define REFUSED_MAX 1000u		/* in a row, with a pause between: a second */
+#define REFUSED_PAUSE_NS 1000000u
 
 _Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
 	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
@@ -158,8 +161,13 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 	struct virtq_engine_queue *q;
 	struct engine_aux *aux;
 
-	if (kind == COOKIE_WAKE)
+	if (kind == COOKIE_WAKE) {
 		e->uring->waking = false;
+		/* Deaf it could only be asked in vain, again and again. */
+		if (UNLIKELY(cqe->res < 0) && cqe->res != -ECANCELED && cqe->res != -EINTR &&
+		    cqe->res != -EAGAIN && !e->failed)
+			e->failed = cqe->res;
+	}
 	if (kind == COOKIE_WAKE || kind == COOKIE_IGNORED)
 		return kind == COOKIE_WAKE;
 
@@ -211,6 +219,8 @@ static bool reap(struct virtq_engine *e)
 	 */
 	do {
 		n = io_uring_peek_batch_cqe(&e->uring->ring, cqes, 64);
+		if (n)
+			e->uring->refused = 0;
 		for (unsigned int i = 0; i < n; i++)
 			news |= handle(e, cqes[i]);
 		io_uring_cq_advance(&e->uring->ring, n);
@@ -220,12 +230,28 @@ static bool reap(struct virtq_engine *e)
 
 /* ---- Submissions -------------------------------------------------------- */
 
+/*
+ * It wants completions to be taken first, or lacks memory. That passes; should it not,
+ * as with a filter that answers so whatever is asked, then waiting for it is a hang.
+ */
+static void refused(struct virtq_engine *e, int rc)
+{
+	if (++e->uring->refused > REFUSED_MAX)
+		e->failed = rc;
+	else if (e->uring->refused > 1)
+		nanosleep(&(struct timespec){ 0, REFUSED_PAUSE_NS }, NULL);
+}
+
 /* What the kernel answered: is it the last we hear of it? */
 static void check(struct virtq_engine *e, int rc)
 {
-	if (UNLIKELY(rc < 0) && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY && rc != -ETIME)
-		e->failed = rc;
 	e->now_ns = 0;
+	if (LIKELY(rc >= 0) || rc == -ETIME)
+		e->uring->refused = 0;
+	else if (rc == -EAGAIN || rc == -EBUSY)
+		refused(e, rc);
+	else if (rc != -EINTR)
+		e->failed = rc;
 }
 
 static void hand_over(struct virtq_engine *e)
@@ -670,6 +696,9 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 				check(e, io_uring_submit(&u->ring));	/* no call while its thread is awake */
 			else
 				check(e, io_uring_submit_and_get_events(&u->ring));
+			/* It may have taken a part. What is left, a drain perhaps, goes before arming. */
+			if (io_uring_sq_ready(&u->ring) && !u->sqpoll)
+				e->turn_first = true;
 		}
 		return reap(e);
 	}
@@ -677,8 +706,9 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 	do {
 		due = submit_and_wait(e);
 		news = reap(e);
-	} while (!news && !due && !e->failed);
-	return news;
+	} while (!news && !due && !e->failed && !u->refused);
+	/* While the kernel refuses there are still messages to answer, and it is asked again. */
+	return news || u->refused;
 }
 
 /* ---- Life --------------------------------------------------------------- */

@@ -63,6 +63,7 @@ struct uring {
 	 */
 	int gone_fd;
 	struct io_uring_sqe nowhere;	/* where submissions go once the engine has failed */
+	uint32_t refused;		/* how often in a row the kernel asked to come later */
 	uint64_t wake_word;
 	uint64_t one;
 	char sink[512];			/* what was read from kick fds; never looked at */

@@ -22,11 +22,11 @@
 #include "engine/engine.h"
 
 /* The calling thread, and threads it starts, cannot wait for events from now on. */
-static int deny_waiting(void)
+static int deny_waiting(unsigned int error)
 {
 #define DENY(nr) \
 	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), \
-	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+	BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error)
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		DENY(__NR_io_uring_enter),
@@ -47,6 +47,7 @@ static int deny_waiting(void)
 struct trap {
 	struct virtq_model model;
 	int fds[2];
+	unsigned int says;		/* the filter */
 	struct virtq_req *held;		/* atomic */
 	int started, denied;		/* atomic */
 	int failed, refused;		/* the engine's thread; read when it has reported */
@@ -76,7 +77,7 @@ static enum virtq_verdict trap_start(struct virtq_model *model, struct virtq_req
 		verdict = VIRTQ_HOLD;
 		break;
 	case 'x':
-		__atomic_store_n(&t->denied, deny_waiting(), __ATOMIC_SEQ_CST);
+		__atomic_store_n(&t->denied, deny_waiting(t->says), __ATOMIC_SEQ_CST);
 		break;
 	}
 	__atomic_fetch_add(&t->started, 1, __ATOMIC_SEQ_CST);
@@ -115,7 +116,7 @@ static void trap_report(void *arg, struct virtq_engine *engine, int error)
 static void trap_init(struct trap *t)
 {
 	*t = (struct trap){ .model = { .ops = &trap_ops, .queues = 1, .max_segs = 4 },
-			    .denied = 1 };
+			    .says = EPERM, .denied = 1 };
 	assert_int_equal(pipe2(t->fds, O_CLOEXEC), 0);
 }
 
@@ -301,6 +302,66 @@ static void a_failed_engine_leaves_nothing_to_wait_for(void **state)
 	close(t.fds[1]);
 }
 
+/* A kernel that asks to come later, whenever it is asked. */
+static void what_never_passes_is_a_failure(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine;
+	struct trap t;
+	struct stand st;
+
+	for (int busy = 0; busy < 2; busy++) {
+		trap_init(&t);
+		t.says = busy ? EBUSY : EAGAIN;
+		engine = engine_with(&(struct virtq_engine_config){
+			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
+			.failed_arg = &t });
+		stand_open_on(&st, engine, s, &t.model);
+		send_what(&st, "px");
+		wait_until_denied(&t);
+		/* Meanwhile messages are answered. */
+		virtq_engine_queue_enable(st.queue, true);
+		assert_int_equal(virtq_engine_error(engine), 0);
+		wait_for(&t.reports, 1);
+		assert_int_equal(t.error, busy ? -EBUSY : -EAGAIN);
+		stand_back(&st);
+		stand_back(&st);
+		assert_idle();
+		stand_close(&st);
+		virtq_engine_destroy(engine);
+		close(t.fds[0]);
+		close(t.fds[1]);
+	}
+}
+
+/* An engine that cannot be woken any more. */
+static void a_wakeup_that_cannot_be_read_is_a_failure(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine;
+	struct trap t;
+	struct stand st;
+	int wake;
+
+	trap_init(&t);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
+		.failed_arg = &t });
+	stand_open_on(&st, engine, s, &t.model);
+	usleep(20000);			/* asleep, with a read that the kernel has */
+	wake = dup_of(engine->wake_fd);
+	close(engine->wake_fd);
+	virtq_notify_send(wake);
+	wait_for(&t.reports, 1);
+	assert_int_equal(t.error, -EBADF);
+	assert_idle();
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	close(wake);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
 /* The filter stays on the thread that steps: one that ends after this test. */
 struct stepper {
 	const struct setting *s;
@@ -371,13 +432,82 @@ static void a_stepped_engine_fails_as_well(void **state)
 	close(t.fds[1]);
 }
 
+struct drainer {
+	struct trap *t;
+	struct stand *st;
+	struct virtq_device *device;
+	uint64_t kicks, sleeps;
+};
+
+static void *drainer_thread(void *arg)
+{
+	struct drainer *d = arg;
+	struct virtq_engine_queue *queue;
+	struct virtq_engine *engine;
+
+	if (virtq_engine_create(&engine, &(struct virtq_engine_config){
+			.kind = VIRTQ_ENGINE_URING, .stepped = true, .spin = VIRTQ_SPIN_OFF,
+			.forbid = VIRTQ_USE_KICK_READS }, NULL))
+		return NULL;
+	if (virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+			.model = &d->t->model, .ring = d->device, .enabled = true,
+			.kick_fd = dup_of(d->st->kick), .call_fd = -1, .err_fd = -1 }, &queue))
+		return NULL;
+	for (unsigned int i = 0; i < 20; i++)
+		virtq_engine_step(engine);
+	send_what(d->st, "x");
+	for (unsigned int i = 0; i < 20 && !(d->t->started && queue->stats.kicks); i++)
+		virtq_engine_step(engine);
+	d->kicks = queue->stats.kicks;
+	/* The drain is staged in the first of these, and stays so: the kernel takes nothing. */
+	virtq_engine_step(engine);
+	d->sleeps = queue->stats.sleeps;
+	for (unsigned int i = 0; i < 20; i++)
+		virtq_engine_step(engine);
+	d->sleeps = queue->stats.sleeps - d->sleeps;
+	d->device = virtq_engine_remove(queue);
+	virtq_engine_destroy(engine);
+	return NULL;
+}
+
+/* A drain that the kernel has not taken yet could swallow a kick that comes meanwhile. */
+static void no_sleep_before_the_kick_is_drained(void **state)
+{
+	struct stand st = { .queue = NULL };
+	struct drainer d = { .kicks = 0 };
+	pthread_t thread;
+	struct trap t;
+
+	(void)state;
+	trap_init(&t);
+	t.says = EAGAIN;
+	virtq_engine_destroy(engine_of(VIRTQ_ENGINE_URING, 0, 0));	/* skips, without */
+	st.kick = new_eventfd();
+	st.call = new_eventfd();
+	pair_open(&st.pair, &(struct pair_shape){ .size = 64 }, &t.model, 4096);
+	d.t = &t;
+	d.st = &st;
+	d.device = st.pair.device;
+	assert_int_equal(pthread_create(&thread, NULL, drainer_thread, &d), 0);
+	pthread_join(thread, NULL);
+	st.pair.device = d.device;
+	assert_int_equal(d.kicks, 1);
+	assert_int_equal(d.sleeps, 0);
+	stand_close(&st);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_ENGINES(failure_is_reported_and_all_comes_to_an_end),
 		ON_ENGINES(a_failed_engine_does_not_spin),
 		ON_ENGINES(a_failed_engine_leaves_nothing_to_wait_for),
+		ON(uring_split, what_never_passes_is_a_failure),
+		ON(uring_split, a_wakeup_that_cannot_be_read_is_a_failure),
 		ON_ENGINES(a_stepped_engine_fails_as_well),
+		ON(uring_split, no_sleep_before_the_kick_is_drained),
 	};
 
 	return cmocka_run_group_tests_name("engine failed", tests, NULL, NULL) ? 1 : 0;
