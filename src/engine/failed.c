@@ -25,6 +25,7 @@
 
 #define LOOK_MS 20		/* while there may be a read that takes our wake-ups */
 #define CLOSE_MS 5000
+#define RELEASE_MS 1000
 
 /* The kernel has let go of everything: what it had has failed, nothing is used any more. */
 static void let_go(struct virtq_engine *e)
@@ -52,10 +53,11 @@ void engine_give_up(struct virtq_engine *e)
 	const struct engine_io *was = e->io;
 	int flags = fcntl(e->wake_fd, F_GETFL);
 
+	e->abandoned_fd = was->abandon(e, &e->abandoned);
+	/* Afterwards: how a queue hears of kicks says what its last completions mean. */
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next)
 		if (was->leave)
 			was->leave(e, q);
-	e->abandoned_fd = was->abandon(e, &e->abandoned);
 	e->io = &failed_io;
 	/* From here on it is read by this thread, which must not wait in read(). */
 	fcntl(e->wake_fd, F_SETFL, flags | O_NONBLOCK);
@@ -96,8 +98,15 @@ static void failed_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			   enum virtq_engine_fd which)
 {
 	const struct engine_aux none = { .generation = 0 };
+	struct pollfd gone = { e->abandoned_fd, POLLIN, 0 };
 
-	(void)e;
+	/*
+	 * A read that has not ended yet could take a kick that is for the next queue on
+	 * the same fd. It ends within milliseconds, unless something else that the
+	 * kernel has for this engine does not: then no longer than a moment.
+	 */
+	if (which == VIRTQ_FD_KICK && gone.fd >= 0 && poll(&gone, 1, RELEASE_MS) == 1)
+		let_go(e);
 	/* Whoever has the queue next would wait for them. */
 	if (which == VIRTQ_FD_KICK)
 		q->aux[AUX_POLL] = q->aux[AUX_DRAIN] = none;

@@ -276,7 +276,7 @@ static struct io_uring_sqe *get_sqe(struct virtq_engine *e)
 
 void uring_flush(struct virtq_engine *e)
 {
-	while (io_uring_sq_ready(&e->uring->ring) && !e->failed)
+	while (!e->failed && io_uring_sq_ready(&e->uring->ring))
 		hand_over(e);
 	e->turn_first = true;
 }
@@ -761,6 +761,7 @@ static int uring_abandon(struct virtq_engine *e, void **memory)
 	if (e->failed == -EBADF || e->failed == -EOPNOTSUPP)
 		u->ring.ring_fd = u->ring.enter_ring_fd = -1;
 	io_uring_queue_exit(&u->ring);
+	u->ring.ring_fd = u->ring.enter_ring_fd = -1;	/* leave() has nothing to tell it */
 	*memory = u;
 	return u->gone_fd;
 }

@@ -362,6 +362,66 @@ static void a_wakeup_that_cannot_be_read_is_a_failure(void **state)
 	close(t.fds[1]);
 }
 
+/* What has failed takes no kick that is for whoever comes next on the same eventfd. */
+static void a_removed_queue_takes_no_kick(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine;
+	struct trap t;
+	struct stand st;
+
+	for (unsigned int round = 0; round < 10; round++) {
+		trap_init(&t);
+		engine = engine_with(&(struct virtq_engine_config){
+			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
+			.failed_arg = &t });
+		stand_open_on(&st, engine, s, &t.model);
+		usleep(2000);
+		send_what(&st, "x");
+		wait_until_denied(&t);
+		wait_for(&t.reports, 1);
+		st.pair.device = virtq_engine_remove(st.queue);
+		st.queue = NULL;
+		virtq_notify_clear(st.kick);
+		virtq_notify_send(st.kick);
+		usleep(50000);
+		assert_int_equal(poll(&(struct pollfd){ st.kick, POLLIN, 0 }, 1, 0), 1);
+		stand_close(&st);
+		virtq_engine_destroy(engine);
+		close(t.fds[0]);
+		close(t.fds[1]);
+	}
+}
+
+/* A kick that was read when the engine failed is no hang-up of the fd. */
+static void the_last_kick_is_a_kick(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine, *other = engine_of(s->kind, 0, 0);
+	struct trap t;
+	struct stand st;
+
+	trap_init(&t);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .stepped = true });
+	stand_open_on(&st, engine, s, &t.model);
+	for (unsigned int i = 0; i < 20; i++)
+		virtq_engine_step(engine);
+	virtq_notify_send(st.kick);
+	usleep(2000);
+	engine->failed = -EPERM;
+	virtq_engine_step(engine);
+	assert_int_equal(virtq_engine_error(engine), -EPERM);
+	assert_false(st.queue->kick_dead);
+	assert_int_equal(virtq_engine_move(st.queue, other), 0);
+	assert_false(st.queue->kick_dead);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	virtq_engine_destroy(other);
+	close(t.fds[0]);
+	close(t.fds[1]);
+}
+
 /* The filter stays on the thread that steps: one that ends after this test. */
 struct stepper {
 	const struct setting *s;
@@ -504,6 +564,8 @@ int main(void)
 		ON_ENGINES(failure_is_reported_and_all_comes_to_an_end),
 		ON_ENGINES(a_failed_engine_does_not_spin),
 		ON_ENGINES(a_failed_engine_leaves_nothing_to_wait_for),
+		ON_ENGINES(a_removed_queue_takes_no_kick),
+		ON_ENGINES(the_last_kick_is_a_kick),
 		ON(uring_split, what_never_passes_is_a_failure),
 		ON(uring_split, a_wakeup_that_cannot_be_read_is_a_failure),
 		ON_ENGINES(a_stepped_engine_fails_as_well),
