@@ -409,7 +409,9 @@ VIRTQ_API int virtq_pool_resume(struct virtq_pool *pool);
  *
  * Return: how many chains were freed that the device had not used, or never saw:
  *	forgotten, abandoned and unpublished ones count; -EBUSY if the device has not been
- *	stopped (virtq_transport_stop(), _queue_reset()), -ESHUTDOWN.
+ *	stopped (virtq_transport_stop(), _queue_reset()), or something was published since, or
+ *	before it was ever started; -ESHUTDOWN. If you know that no device has the ring,
+ *	virtq_driver_stop() of virtq_port_driver() says so; then reset.
  * Spec: VIRTIO 1.4, 2.6.1. Since: 0.1
  */
 VIRTQ_API int virtq_pool_reset(struct virtq_pool *pool);

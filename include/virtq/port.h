@@ -25,7 +25,7 @@ struct virtq_port;
  *            tables. Only used if INDIRECT_DESC was negotiated
  * @indirect_from: as in struct virtq_driver_config; 0 for the usual
  * @segs_max: longest chain in elements; 0 for as many as fit
- * @gpa:      where the device sees the memory, a multiple of 4096; 0 for the
+ * @gpa:      where the device sees the memory, a multiple of the page size; 0 for the
  *            address that it has in this process
  * @extra_bytes: more memory in the same mapping, for buffers
  * @keep:     as in struct virtq_driver_config
@@ -154,7 +154,8 @@ VIRTQ_API void virtq_port_shutdown(struct virtq_port *port);
  * virtq_port_renew - make the driver end anew, in the same memory
  *
  * For a queue that has been stopped or reset. What was in flight must have been
- * detached. The port of a pool or of transfers is renewed by their reset alone.
+ * detached, which virtq_driver_detach() refuses after any publication, be there a device or
+ * not, until virtq_driver_stop() says that none has the ring. The port of a pool or of transfers is renewed by their reset alone.
  *
  * Return: 0; -EBUSY if something is in flight; then nothing has changed.
  * Thread: the owner. Spec: VIRTIO 1.4, 2.6.1. Since: 0.1

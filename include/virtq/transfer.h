@@ -348,8 +348,11 @@ VIRTQ_API void virtq_transfer_abandon(struct virtq_transfer *t);
  * Release functions that send or stage meanwhile get -ESHUTDOWN: nobody serves the queue.
  *
  * Return: how many were in flight, abandoned and staged ones too; -EBUSY if the
- *	device has not been stopped (virtq_transport_stop(), _queue_reset()),
- *	-EINVAL (no driver end, or one in which something is in flight). Since: 0.1
+ *	device has not been stopped (virtq_transport_stop(), _queue_reset()), or
+ *	something was published since, as waits and virtq_transfers_arm() do with what is
+ *	staged, or before it was ever started; -EINVAL (no driver end, or one in which
+ *	something is in flight). If you know that no device has the ring,
+ *	virtq_driver_stop() of virtq_port_driver() says so; then reset. Since: 0.1
  */
 VIRTQ_API int virtq_transfers_reset(struct virtq_transfers *set, struct virtq_driver *driver);
 

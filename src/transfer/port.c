@@ -23,8 +23,6 @@
 #include "base/error.h"
 #include "base/shm.h"
 
-#define PORT_PAGE_BYTES 4096u
-
 struct virtq_port {
 	struct virtq_driver *driver;		/* in driver_memory */
 	struct virtq_driver_config config;
@@ -50,12 +48,13 @@ struct plan {
 static int plan_memory(struct plan *plan, const struct virtq_port_config *config,
 		       struct virtq_error *err)
 {
+	const uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
 	uint64_t tables_bytes = 0;
 
 	if (virtq_ring_shape(config->features, config->size, &plan->ring))
 		return error_set(err, -EINVAL, "no ring of that layout has %u entries",
 				 config->size);
-	if (config->gpa % PORT_PAGE_BYTES)
+	if (config->gpa % page_bytes)
 		return error_set(err, -EINVAL, "the address 0x%llx is not that of a page",
 				 (unsigned long long)config->gpa);
 	if (config->indirect_entries > config->size)
@@ -66,7 +65,7 @@ static int plan_memory(struct plan *plan, const struct virtq_port_config *config
 		tables_bytes = (uint64_t)config->size * config->indirect_entries *
 			       sizeof(struct virtq_desc);
 	plan->tables = align_up(plan->ring.total_bytes, 64);
-	plan->extra = align_up(plan->tables + tables_bytes, PORT_PAGE_BYTES);
+	plan->extra = align_up(plan->tables + tables_bytes, page_bytes);
 	if (add_overflows(plan->extra, config->extra_bytes, &plan->total) ||
 	    add_overflows(plan->total, config->gpa, &(uint64_t){ 0 }))
 		return error_set(err, -EINVAL, "%llu bytes beside the ring are too many",

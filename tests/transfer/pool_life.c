@@ -406,6 +406,46 @@ static void test_reset_keeps_what_was_used(void **state)
 	rig_close(&r);
 }
 
+/* What is published before a start or after a stop is with a device for all that is known. */
+static void test_published_to_nobody(void **state)
+{
+	const struct layout *layout = *state;
+	struct virtq_pool_config config = rig_config(*layout);
+	struct virtq_chain chains[4];
+	struct rig r;
+
+	rig_open(&r, *layout, &config);
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		/* Not yet started, or just stopped. */
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+		assert_int_equal(virtq_pool_reset(r.pool), -EBUSY);
+		assert_int_equal(virtq_port_renew(r.port), -EBUSY);
+		assert_room(&r, 20, 0, 4);
+		virtq_driver_stop(virtq_port_driver(r.port));
+		assert_int_equal(virtq_pool_reset(r.pool), 4);
+		rig_again(&r);
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
+		assert_int_equal(rig_serve(&r, 4, 8, 1), 4);
+		assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 4);
+		assert_int_equal(virtq_pool_free(r.pool, chains, 4), 4);
+		virtq_driver_stop(r.q);
+		/* Unpublished it is nobody's, until somebody arms. */
+		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, VIRTQ_POOL_MORE,
+							   NULL), 1);
+		if (turn == 1)
+			assert_int_equal(virtq_pool_reset(r.pool), 1);
+		else
+			assert_int_equal(virtq_pool_arm(r.pool), 0);
+		if (turn != 1) {
+			assert_int_equal(virtq_pool_reset(r.pool), -EBUSY);
+			virtq_driver_stop(r.q);
+			assert_int_equal(virtq_pool_reset(r.pool), 1);
+		}
+		assert_room(&r, 24, 0, 0);
+	}
+	rig_close(&r);
+}
+
 /* Abandoned though it was to be forgotten: it is one chain that comes back, not two. */
 static void test_forgotten_once(void **state)
 {
@@ -439,6 +479,7 @@ int main(void)
 		IN_ALL(test_close),
 		IN_ALL(test_broken_and_reset),
 		IN_ALL(test_reset_keeps_what_was_used), IN_ALL(test_forgotten_once),
+		IN_ALL(test_published_to_nobody),
 	};
 
 	return run_in_all("pool, as time goes on", tests, sizeof(tests) / sizeof(tests[0]));

@@ -281,6 +281,37 @@ static void abandoned_after_a_reset(void **state)
 	rig_close(&r);
 }
 
+/* What is published before a start or after a stop is with a device for all that is known. */
+static void published_to_nobody(void **state)
+{
+	const struct virtq_wait briefly = { .timeout_ms = 1 };
+	struct virtq_transfer *t, *done;
+	struct rig r;
+
+	rig_open(&r, *state, &usual);
+	t = rig_prepare(&r, 0, NULL);
+	for (unsigned int turn = 0; turn < 3; turn++) {
+		/* Staged it is nobody's, until a wait shows it. */
+		assert_int_equal(virtq_transfer_stage(r.set, &t, 1), 1);
+		if (turn) {
+			assert_int_equal(virtq_transfers_poll(r.set, &done, 1, &briefly), 0);
+			assert_int_equal(virtq_transfers_reset(r.set, NULL), -EBUSY);
+			assert_int_equal(virtq_transfer_check(t), 0);
+			virtq_driver_stop(virtq_port_driver(r.port));
+		}
+		assert_int_equal(virtq_transfers_reset(r.set, NULL), 1);
+		far_start(&r.far);
+		assert_int_equal(virtq_transfers_poll(r.set, &done, 1, NULL), 1);
+		assert_ptr_equal(done, t);
+		assert_int_equal(virtq_transfer_status(t), -ECANCELED);
+		rig_send(&r, t);
+		assert_int_equal(rig_serve(&r, 1, NULL, 1, 1), 1);
+		assert_int_equal(virtq_transfer_check(t), 1);
+		virtq_driver_stop(virtq_port_driver(r.port));
+	}
+	rig_close(&r);
+}
+
 /* A set leaves the port as it found it. */
 static void next_set_keeps_again(void **state)
 {
@@ -365,7 +396,8 @@ int main(void)
 		EACH(abandoned_before_it_is_sent), EACH(abandoned_in_flight),
 		EACH(abandoned_after_it_was_used), EACH(fire_and_forget), EACH(abandoned_and_found_by_who_sends),
 		EACH(reset_brings_all_back), EACH(destroy_releases_all),
-		EACH(abandoned_after_a_reset), EACH(next_set_keeps_again), EACH(next_set_is_not_called),
+		EACH(abandoned_after_a_reset), EACH(published_to_nobody),
+		EACH(next_set_keeps_again), EACH(next_set_is_not_called),
 	};
 
 	return rig_run("transfers end", each, sizeof(each) / sizeof(each[0]), NULL, 0);
