@@ -244,7 +244,8 @@ VIRTQ_API struct virtq_device *virtq_engine_reset(struct virtq_engine_queue *que
  *
  * Takes no new requests and waits for those in flight, of all queues at the same
  * time, as virtq_engine_remove() does. Then all are published, and neither
- * rings nor memory are touched until the queues are resumed. Kicks are not lost.
+ * rings nor memory are touched until the queues are resumed. Kicks are not lost: what
+ * comes meanwhile stays in the kick fd, for somebody else or for later.
  *
  * Return: 0; 1 if requests were cancelled because they took too long; -ENOMEM
  *	(nothing was done).
@@ -269,7 +270,12 @@ VIRTQ_API void virtq_engine_resume(struct virtq_engine_queue *queue);
  */
 VIRTQ_API int virtq_engine_move(struct virtq_engine_queue *queue, struct virtq_engine *to);
 
-/** virtq_engine_queue_enable - begin or cease to take requests; those in flight go on. */
+/**
+ * virtq_engine_queue_enable - begin or cease to take requests; those in flight go on
+ *
+ * Kicks are left in the kick fd of a queue that is not enabled, and its ring is looked at
+ * at once when it is.
+ */
 VIRTQ_API void virtq_engine_queue_enable(struct virtq_engine_queue *queue, int enabled);
 
 /* Which of a queue's fds virtq_engine_queue_set_fd() replaces. */

@@ -118,7 +118,11 @@ struct virtq_engine_queue {
 	bool blocked;			/* ring left alone until an operation completes */
 	bool hungry;			/* there may be more in the ring than it had credits for */
 	bool kicked;			/* kick fd seen readable, not drained yet */
-	bool kick_dead;			/* kick fd hung up or failed: nothing comes from it any more */
+	/*
+	 * Kick fd hung up or failed: nothing comes from it any more. Or the queue takes no
+	 * requests: what comes is for whoever serves the driver meanwhile.
+	 */
+	bool kick_dead;
 	bool plain_drain;		/* the kick fd does not know RWF_NOWAIT */
 	uint32_t in_flight;		/* requests on loan */
 	uint32_t performing;		/* those with an operation, completed or not */
@@ -369,6 +373,8 @@ void fd_signal(int fd);
 bool fd_make_nonblocking(int fd);
 /* Nothing in flight and everything published: undo what queue_create() took but the ring. */
 void queue_close_fds(struct virtq_engine_queue *q);
+/* It has begun or ceased to take requests: the kick fd is listened to, or left alone. */
+void queue_listen(struct virtq_engine_queue *q);
 
 /* ---- request.c ---- */
 

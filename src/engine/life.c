@@ -185,6 +185,7 @@ bool life_end(struct virtq_engine *e, struct virtq_engine_queue *q)
 	switch (msg->kind) {
 	case MSG_PAUSE:
 		q->phase = QUEUE_PAUSED;
+		queue_listen(q);
 		msg->position = virtq_device_position(q->ring);
 		break;
 	case MSG_LEAVE:
@@ -268,10 +269,12 @@ void life_act(struct virtq_engine *e, struct engine_msg *msg)
 	case MSG_RESUME:
 		if (q->phase == QUEUE_PAUSED)
 			q->phase = QUEUE_TURNS;
+		queue_listen(q);
 		queues_share_credits(e);
 		break;
 	case MSG_ENABLE:
 		q->enabled = msg->enabled != 0;
+		queue_listen(q);
 		queues_share_credits(e);
 		break;
 	case MSG_SET_FD:

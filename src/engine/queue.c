@@ -75,6 +75,7 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 	q->ring = config->ring;
 	q->ring->turned_by = q;
 	q->enabled = config->enabled != 0;
+	q->kick_dead = !q->enabled;
 	q->fds[VIRTQ_FD_KICK] = config->kick_fd;
 	q->fds[VIRTQ_FD_CALL] = config->call_fd;
 	q->fds[VIRTQ_FD_ERR] = config->err_fd;
@@ -401,6 +402,26 @@ void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up)
 		q->kick_dead = true;
 }
 
+static bool listens(const struct virtq_engine_queue *q)
+{
+	return q->enabled && q->phase == QUEUE_TURNS;
+}
+
+void queue_listen(struct virtq_engine_queue *q)
+{
+	struct virtq_engine *e = q->engine;
+
+	q->kick_dead = !listens(q);
+	if (!q->kick_dead)
+		return;		/* the ring is looked at in any case: no kick is lost */
+	if (q->fds[VIRTQ_FD_KICK] >= 0)
+		e->io->release(e, q, VIRTQ_FD_KICK);
+	timer_clear(&q->kick_timer);
+	q->kicked = false;
+	/* Whoever serves the driver meanwhile asks for kicks, or not, in the same ring. */
+	q->armed = q->disarmed = false;
+}
+
 void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd)
 {
 	struct virtq_engine *e = q->engine;
@@ -419,7 +440,7 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 		queue_forget_call(q);	/* the new one is signalled below */
 	if (which == VIRTQ_FD_KICK) {
 		q->kicked = false;
-		q->kick_dead = false;
+		q->kick_dead = !listens(q);
 		q->plain_drain = false;
 		return;
 	}

@@ -198,6 +198,8 @@ static void unwatch(struct virtq_engine *e, struct virtq_engine_queue *q)
 
 static void sync_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
+	int rc;
+
 	if (UNLIKELY(q->kick_dead)) {
 		unwatch(e, q);
 		return;
@@ -205,9 +207,14 @@ static void sync_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0)
 		return;
 	/* On each signal, not as long as there is one: it may be a file that is never empty. */
-	if (watch_fd(e, q->fds[VIRTQ_FD_KICK], EPOLLIN | EPOLLRDHUP | EPOLLET,
-		     (uintptr_t)q) == 0)
+	rc = watch_fd(e, q->fds[VIRTQ_FD_KICK], EPOLLIN | EPOLLRDHUP | EPOLLET, (uintptr_t)q);
+	if (LIKELY(!rc)) {
 		q->aux[AUX_POLL].generation = 1;
+	} else {
+		/* Nobody would hear the driver. */
+		q->kick_dead = true;
+		queue_mark_broken(q, VIRTQ_FAULT_ENGINE, (uint64_t)-rc);
+	}
 }
 
 static void sync_release(struct virtq_engine *e, struct virtq_engine_queue *q,

@@ -497,6 +497,115 @@ static void a_paused_queue_moves_and_stays_paused(void **state)
 	disk_close(&disk);
 }
 
+static bool is_readable(int fd)
+{
+	return poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 0) == 1;
+}
+
+/* @fd stays readable for as long as the queue is at rest, and is heard after that. */
+static void leave_kick(struct virtq_engine *engine, const struct setting *s, int from, int fd,
+		       bool pause)
+{
+	struct virtq_engine *other = engine_of(s->kind, 0, 0);
+	struct virtq_engine_stats before, after;
+	struct holder h;
+	struct stand st;
+
+	holder_init(&h);
+	h.at_once = true;
+	stand_open_on(&st, engine, s, &h.model);
+	close(st.kick);
+	st.kick = fd;
+	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_KICK, dup_of(from)), 0);
+	stand_send_holds(&st, 1);
+	assert_int_equal(stand_back(&st), 2);
+	usleep(20000);
+	assert_false(is_readable(from));
+	for (unsigned int round = 0; round < 4; round++) {
+		if (pause)
+			assert_int_equal(virtq_engine_pause(&st.queue, 1, NULL), 0);
+		else
+			virtq_engine_queue_enable(st.queue, false);
+		if (round == 1)	/* a new one is left alone as well, and so it is elsewhere */
+			assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_KICK,
+								   dup_of(from)), 0);
+		if (round >= 2)
+			assert_int_equal(virtq_engine_move(st.queue, round == 2 ? other : engine), 0);
+		virtq_engine_queue_stats(st.queue, &before);
+		stand_send_holds(&st, 1);
+		usleep(20000);
+		assert_true(is_readable(from));
+		virtq_engine_queue_stats(st.queue, &after);
+		assert_int_equal(after.kicks, before.kicks);
+		assert_int_equal(after.requests, before.requests);
+		if (pause)
+			virtq_engine_resume(st.queue);
+		else
+			virtq_engine_queue_enable(st.queue, true);
+		assert_int_equal(stand_back(&st), 2);
+		for (unsigned int ms = 0; is_readable(from); ms++) {
+			assert_true(ms < WAIT_MS);
+			usleep(1000);
+		}
+		virtq_notify_clear(st.call);
+		for (unsigned int i = 0; i < 5; i++) {
+			usleep(2000);
+			stand_send_holds(&st, 1);
+			assert_int_equal(stand_back(&st), 2);
+		}
+	}
+	stand_close(&st);
+	virtq_engine_destroy(other);
+}
+
+/* Somebody else may serve the driver meanwhile, and wait for the same kicks. */
+static void a_queue_at_rest_leaves_kicks_alone(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_of(s->kind, 0, 0);
+
+	for (unsigned int way = 0; way < 4; way++) {
+		int fds[2] = { new_eventfd(), -1 };
+
+		if (way & 1) {
+			close(fds[0]);
+			assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+		}
+		leave_kick(engine, s, fds[0], dup_of(fds[way & 1]), way & 2);
+		close(fds[0]);
+		if (fds[1] >= 0)
+			close(fds[1]);
+	}
+	virtq_engine_destroy(engine);
+}
+
+/* A kick fd that cannot be waited for: the driver would never be heard again. */
+static void a_kick_that_cannot_be_heard_breaks_the_queue(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .stepped = true, .spin = VIRTQ_SPIN_OFF });
+	int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), err = new_eventfd();
+	struct holder h;
+	struct stand st;
+
+	holder_init(&h);
+	stand_open_on(&st, engine, s, &h.model);
+	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_ERR, dup_of(err)), 0);
+	virtq_engine_queue_enable(st.queue, false);
+	assert_int_equal(dup2(file, st.queue->fds[VIRTQ_FD_KICK]), st.queue->fds[VIRTQ_FD_KICK]);
+	assert_int_equal(virtq_notify_wait(err, 0), 0);
+	virtq_engine_queue_enable(st.queue, true);
+	for (unsigned int i = 0; i < 20; i++)
+		virtq_engine_step(engine);
+	assert_int_equal(virtq_notify_wait(err, 0), 1);
+	assert_int_equal(virtq_device_fault(st.queue->ring).code, VIRTQ_FAULT_ENGINE);
+	stand_close(&st);
+	virtq_engine_destroy(engine);
+	close(file);
+	close(err);
+}
+
 /* Which of several queues go does not matter to those that stay: rooms are kept and reused. */
 static void many_queues_change_places(void **state)
 {
@@ -681,6 +790,8 @@ int main(void)
 		ON_ENGINES(clocks_go_on_while_moving),
 		ON_ENGINES(held_requests_end_while_moving),
 		ON_ENGINES(a_paused_queue_moves_and_stays_paused),
+		ON_ENGINES(a_queue_at_rest_leaves_kicks_alone),
+		ON(sync_packed_event, a_kick_that_cannot_be_heard_breaks_the_queue),
 		ON_ENGINES(many_queues_change_places),
 		ON_ENGINES(clocks_do_not_stay_behind),
 		ON_ENGINES(calls_that_wait_do_not_stay_behind),
