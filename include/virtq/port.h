@@ -155,7 +155,8 @@ VIRTQ_API void virtq_port_shutdown(struct virtq_port *port);
  *
  * For a queue that has been stopped or reset. What was in flight must have been
  * detached, which virtq_driver_detach() refuses after any publication, be there a device or
- * not, until virtq_driver_stop() says that none has the ring. The port of a pool or of transfers is renewed by their reset alone.
+ * not, until virtq_driver_stop() says that none has the ring. The port of a pool or of
+ * transfers is renewed by their reset alone.
  *
  * Return: 0; -EBUSY if something is in flight; then nothing has changed.
  * Thread: the owner. Spec: VIRTIO 1.4, 2.6.1. Since: 0.1
