@@ -273,9 +273,9 @@ static void set_hungry(struct virtq_engine_queue *q, bool hungry)
 }
 
 /*
- * How many operations this queue, that takes requests, may add. Of what is shared no queue takes more
- * than SHARE times what it leaves, so that who comes late finds something, nor
- * more than an equal part if others are hungry.
+ * How many operations this queue, that takes requests, may add. Of what is shared
+ * none takes more than SHARE times what it leaves, so that who comes late finds
+ * something, nor more than an equal part if others are hungry.
  */
 static uint32_t queue_credits(const struct virtq_engine_queue *q)
 {
