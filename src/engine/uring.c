@@ -163,10 +163,10 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 
 	if (kind == COOKIE_WAKE) {
 		e->uring->waking = false;
-		/* Deaf it could only be asked in vain, again and again. */
+		/* Deaf it could only be asked in vain. Not -EBADF: see uring_abandon(). */
 		if (UNLIKELY(cqe->res < 0) && cqe->res != -ECANCELED && cqe->res != -EINTR &&
 		    cqe->res != -EAGAIN && !e->failed)
-			e->failed = cqe->res;
+			e->failed = -EIO;
 	}
 	if (kind == COOKIE_WAKE || kind == COOKIE_IGNORED)
 		return kind == COOKIE_WAKE;

@@ -353,7 +353,7 @@ static void a_wakeup_that_cannot_be_read_is_a_failure(void **state)
 	close(engine->wake_fd);
 	virtq_notify_send(wake);
 	wait_for(&t.reports, 1);
-	assert_int_equal(t.error, -EBADF);
+	assert_int_equal(t.error, -EIO);
 	assert_idle();
 	stand_close(&st);
 	virtq_engine_destroy(engine);
@@ -370,7 +370,7 @@ static void a_removed_queue_takes_no_kick(void **state)
 	struct trap t;
 	struct stand st;
 
-	for (unsigned int round = 0; round < 10; round++) {
+	for (unsigned int round = 0; round < 20; round++) {
 		trap_init(&t);
 		engine = engine_with(&(struct virtq_engine_config){
 			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
@@ -379,12 +379,13 @@ static void a_removed_queue_takes_no_kick(void **state)
 		usleep(2000);
 		send_what(&st, "x");
 		wait_until_denied(&t);
-		wait_for(&t.reports, 1);
+		while (!virtq_engine_error(engine))
+			;		/* no sleep: what is left ends soon */
 		st.pair.device = virtq_engine_remove(st.queue);
 		st.queue = NULL;
 		virtq_notify_clear(st.kick);
 		virtq_notify_send(st.kick);
-		usleep(50000);
+		usleep(20000);
 		assert_int_equal(poll(&(struct pollfd){ st.kick, POLLIN, 0 }, 1, 0), 1);
 		stand_close(&st);
 		virtq_engine_destroy(engine);
