@@ -26,6 +26,12 @@ static struct virtq_features features(enum way_layout layout, const struct way *
 	return f;
 }
 
+/* Without a map transfers reach the port's own memory, and nothing else. */
+static bool in_the_port(const struct way *w)
+{
+	return w->kind == WAY_SEND_AGAIN || w->kind == WAY_SEND_NEW;
+}
+
 static int open_port(struct way *w, enum way_layout layout, struct virtq_error *err)
 {
 	struct virtq_port_config config = {
@@ -33,6 +39,7 @@ static int open_port(struct way *w, enum way_layout layout, struct virtq_error *
 		.indirect_entries = w->items > 1 ? w->items : 0,
 		.keep = w->kind == WAY_BARE_KEPT || w->kind == WAY_SEND_AGAIN ||
 			w->kind == WAY_SEND_AGAIN_MAP,
+		.extra_bytes = in_the_port(w) ? (uint64_t)w->count * w->bytes : 0,
 	};
 	int rc = virtq_port_create(&w->port, &config, err);
 
@@ -41,14 +48,16 @@ static int open_port(struct way *w, enum way_layout layout, struct virtq_error *
 	return rc;
 }
 
-/* Memory of the caller's; the pages are there before the clock runs. */
+/* The buffers' memory; its pages are there before the clock runs. */
 static int open_memory(struct way *w, struct virtq_error *err)
 {
-	int rc = virtq_mapping_create(&w->memory, (uint64_t)w->count * w->bytes, err);
+	int rc = 0;
 
+	if (!in_the_port(w))
+		rc = virtq_mapping_create(&w->memory, (uint64_t)w->count * w->bytes, err);
 	if (rc)
 		return rc;
-	w->bytes_at = virtq_mapping_host(w->memory);
+	w->bytes_at = in_the_port(w) ? virtq_port_extra(w->port) : virtq_mapping_host(w->memory);
 	memset(w->bytes_at, 0xa5, (size_t)w->count * w->bytes);
 	return 0;
 }
