@@ -394,7 +394,45 @@ static void model_close(struct model *m)
 	free(m->twins);
 }
 
-static struct { uint64_t offered, taken, recycled, full, resets, put_off; } total;
+/* With whatever is in flight, held and waiting: from then on nothing goes, and nothing is touched. */
+static void op_close(struct model *m)
+{
+	struct model before = *m;
+	struct virtq_chain chain;
+
+	if (rnd(m, 200))
+		return;
+	before.seed = m->seed;
+	virtq_pool_close(m->pool);
+	if (rnd(m, 2))
+		virtq_pool_close(m->pool);
+	SAME(m, virtq_pool_offer_writable(m->pool, 1, 0, &chain, 0, NULL), -ESHUTDOWN);
+	SAME(m, virtq_pool_alloc(m->pool, 1, 0, &chain), -ESHUTDOWN);
+	SAME(m, virtq_pool_take(m->pool, &chain, 1, NULL), -ESHUTDOWN);
+	SAME(m, virtq_pool_publish(m->pool), -ESHUTDOWN);
+	SAME(m, virtq_pool_arm(m->pool), -ESHUTDOWN);
+	SAME(m, virtq_pool_pause(m->pool), -ESHUTDOWN);
+	SAME(m, virtq_pool_resume(m->pool), -ESHUTDOWN);
+	if (m->held.count) {
+		chain = m->twins[pick(&m->held, 0)].chain;
+		SAME(m, virtq_pool_recycle(m->pool, &chain, 1, 0), -ESHUTDOWN);
+		SAME(m, virtq_pool_free(m->pool, &chain, 1), -ESHUTDOWN);
+	}
+	model_close(m);
+	memset(m, 0, sizeof(*m));
+	model_open(m, before.c);
+	m->seed = before.seed;
+	m->step = before.step;
+	m->offered = before.offered;
+	m->taken = before.taken;
+	m->recycled = before.recycled;
+	m->resets = before.resets;
+	m->full = before.full;
+	m->put_off = before.put_off;
+	m->closes = before.closes + 1;
+}
+
+static struct { uint64_t offered, taken, recycled, full, resets, put_off, closes; } total;
 
 static void test_random(void **state)
 {
@@ -403,7 +441,7 @@ static void test_random(void **state)
 		op_alloc, op_copy_in, op_resize, op_free, op_recycle, op_recycle, op_recycle,
 		op_abandon, op_take, op_take, op_take, op_pop, op_pop, op_pop, op_push, op_push,
 		op_push, op_far_arm, op_arm, op_pause, op_resume, op_reset, op_break, op_quiesce,
-		op_refused, op_wrong,
+		op_refused, op_wrong, op_close,
 	};
 	struct model *m = calloc(1, sizeof(*m));
 	const struct config *c = *state;
@@ -420,6 +458,7 @@ static void test_random(void **state)
 	total.full += m->full;
 	total.resets += m->resets;
 	total.put_off += m->put_off;
+	total.closes += m->closes;
 	quiesce(m);
 	op_resume(m);
 	op_offer(m);
@@ -436,6 +475,7 @@ static void test_it_was_a_test(void **state)
 		return;
 	assert_true(total.offered > 1000 && total.taken > 1000 && total.recycled > 1000);
 	assert_true(total.full > 100 && total.resets > 100 && total.put_off > 1000);
+	assert_true(total.closes > 10);
 }
 
 int main(int argc, char **argv)

@@ -64,7 +64,7 @@ struct model {
 	bool broken;			/* the device has lied */
 	bool paused;			/* nothing is offered */
 	bool kick_due, kick_off;	/* the device is armed; has asked not to be kicked */
-	uint64_t offered, taken, recycled, resets, full, put_off;
+	uint64_t offered, taken, recycled, resets, full, put_off, closes;
 };
 
 static uint32_t rnd(struct model *m, uint32_t below)
