@@ -82,8 +82,13 @@ static void *echo_main(void *arg)
 {
 	struct echo *e = arg;
 
-	while (!__atomic_load_n(&e->stop, __ATOMIC_ACQUIRE))
-		e->rounds += serve(e->rig, 1, 4, true);
+	while (!__atomic_load_n(&e->stop, __ATOMIC_ACQUIRE)) {
+		unsigned int served = serve(e->rig, 1, 4, true);
+
+		e->rounds += served;
+		if (!served)
+			sched_yield();
+	}
 	return NULL;
 }
 

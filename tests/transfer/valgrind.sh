@@ -7,4 +7,7 @@ command -v valgrind >/dev/null || {
 	echo 'skipped: valgrind is not installed'
 	exit 77
 }
-exec valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite "$@"
+# One thread runs at a time there: without a fair turn, one that looks for work again and again
+# keeps the others out for minutes.
+exec valgrind --quiet --fair-sched=yes --error-exitcode=1 \
+	--leak-check=full --errors-for-leak-kinds=definite "$@"
