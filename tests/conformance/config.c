@@ -138,6 +138,9 @@ static void test_sizes(void **state)
 	assert_int_equal(virtq_blk_config_decode(&c, raw, 16, with_all()), 0);
 	assert_int_equal(c.seg_max, all.seg_max);
 	assert_int_equal(c.blk_size_bytes, 0);
+	/* Where the last field ends that is known here. */
+	assert_int_equal(virtq_blk_config_decode(&c, raw, 72, with_all()), 0);
+	assert_memory_equal(&c, &all, sizeof(c));
 	assert_int_equal(virtq_blk_config_decode(&c, raw, 97, with_all()), 0);
 	assert_memory_equal(&c, &all, sizeof(c));
 	assert_int_equal(virtq_blk_config_decode(&c, raw, sizeof(raw), with_all()), 0);

@@ -322,50 +322,6 @@ static void another_size_counts_from_here_on(void **state)
 
 /* ---- The driver's side ----------------------------------------------------------------- */
 
-static void config_decodes_only_offered_fields(void **state)
-{
-	struct virtq_features all = { { ~(uint64_t)0, 0 } }, none = { { 0, 0 } };
-	static const struct virtq_blk_config nothing = { .num_queues = 1 };
-	struct virtq_blk_config c;
-	uint8_t raw[72];
-
-	(void)state;
-	for (size_t i = 0; i < sizeof(raw); i++)
-		raw[i] = (uint8_t)(i + 1);
-	assert_int_equal(virtq_blk_config_decode(&c, raw, 7, all), -EINVAL);
-
-	assert_int_equal(virtq_blk_config_decode(&c, raw, sizeof(raw), all), 0);
-	assert_true(c.capacity_sectors == 0x0807060504030201);
-	assert_int_equal(c.size_max_bytes, 0x0c0b0a09);
-	assert_int_equal(c.seg_max, 0x100f0e0d);
-	assert_int_equal(c.blk_size_bytes, 0x18171615);
-	assert_int_equal(c.physical_block_exp, 0x19);
-	assert_int_equal(c.alignment_offset_blocks, 0x1a);
-	assert_int_equal(c.min_io_size_blocks, 0x1c1b);
-	assert_int_equal(c.opt_io_size_blocks, 0x201f1e1d);
-	assert_int_equal(c.writeback, 0x21);
-	assert_int_equal(c.num_queues, 0x2423);
-	assert_int_equal(c.max_discard_sectors, 0x28272625);
-	assert_int_equal(c.max_discard_seg, 0x2c2b2a29);
-	assert_int_equal(c.discard_alignment_sectors, 0x302f2e2d);
-	assert_int_equal(c.max_write_zeroes_sectors, 0x34333231);
-	assert_int_equal(c.max_write_zeroes_seg, 0x38373635);
-	assert_int_equal(c.write_zeroes_may_unmap, 0x39);
-	assert_int_equal(c.max_secure_erase_sectors, 0x403f3e3d);
-	assert_int_equal(c.max_secure_erase_seg, 0x44434241);
-	assert_int_equal(c.secure_erase_alignment_sectors, 0x48474645);
-
-	assert_int_equal(virtq_blk_config_decode(&c, raw, sizeof(raw), none), 0);
-	assert_true(c.capacity_sectors == 0x0807060504030201);
-	c.capacity_sectors = 0;
-	assert_memory_equal(&c, &nothing, sizeof(c));
-
-	/* A device whose space ends early. */
-	assert_int_equal(virtq_blk_config_decode(&c, raw, 16, all), 0);
-	assert_int_equal(c.seg_max, 0x100f0e0d);
-	assert_int_equal(c.blk_size_bytes, 0);
-}
-
 /* BLK-DRV-002..003. */
 static void cache_mode_of_a_device_that_does_not_say(void **state)
 {
@@ -418,7 +374,6 @@ int main(void)
 		cmocka_unit_test(ranges_are_limited),
 		cmocka_unit_test(seg_max_fits_the_queue),
 		ON_ALL(another_size_counts_from_here_on),
-		cmocka_unit_test(config_decodes_only_offered_fields),
 		cmocka_unit_test(cache_mode_of_a_device_that_does_not_say),
 		cmocka_unit_test(header_and_range_are_little_endian),
 	};

@@ -49,8 +49,7 @@ static void ten_thousand_requests(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	lane_run(&l, s->depth, 10000);
 
 	virtq_engine_queue_stats(l.queue, &stats);
@@ -65,9 +64,7 @@ static void ten_thousand_requests(void **state)
 	virtq_engine_queue_stats(l.queue, &stats);
 	assert_int_equal(stats.calls + stats.suppressed, stats.batches);
 	assert_int_equal(latency_sum(&stats), 10000);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void direct_disk_holds_the_same_data(void **state)
@@ -92,9 +89,7 @@ static void direct_disk_holds_the_same_data(void **state)
 	disk_open(&disk, true, 1);
 	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
 	lane_run(&l, s->depth, 2000);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* A model that reads its file from the start into whatever is writable. */
@@ -240,9 +235,7 @@ static void polled_queue_needs_no_kick(void **state)
 	virtq_engine_queue_stats(l.queue, &stats);
 	assert_int_equal(stats.kicks, 0);
 	assert_int_equal(stats.calls, 0);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void idle_engine_sleeps(void **state)
@@ -253,8 +246,7 @@ static void idle_engine_sleeps(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	lane_run(&l, 4, 100);
 	usleep(20000);
 	assert_idle();
@@ -262,9 +254,7 @@ static void idle_engine_sleeps(void **state)
 	assert_true(stats.sleeps > 0);
 	/* And it wakes up again. */
 	lane_run(&l, 4, 100);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void kick_may_be_a_pipe(void **state)
@@ -294,9 +284,7 @@ static void kick_may_be_a_pipe(void **state)
 	l.kick_fd = new_eventfd();
 	assert_int_equal(virtq_engine_queue_set_fd(l.queue, VIRTQ_FD_KICK, dup_of(l.kick_fd)), 0);
 	lane_run(&l, 1, 200);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void files_are_no_kicks(void **state)
@@ -322,9 +310,7 @@ static void files_are_no_kicks(void **state)
 	/* Nothing was taken. */
 	assert_true(fcntl(fd, F_GETFD) >= 0);
 	close(fd);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* A driver that lets its call fd fill up, and makes it blocking, loses calls and nothing else. */
@@ -357,9 +343,7 @@ static void full_blocking_call_fd(void **state)
 	l.call_fd = -1;
 	lane_run(&l, 4, 10);
 	l.call_fd = call;
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void fds_change_under_load(void **state)
@@ -369,8 +353,7 @@ static void fds_change_under_load(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	for (unsigned int i = 0; i < 200; i++) {
 		int old_kick = l.kick_fd, old_call = l.call_fd;
 
@@ -390,9 +373,7 @@ static void fds_change_under_load(void **state)
 	}
 	while (l.done < l.sent)
 		lane_wait(&l);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* A call may have gone to the old fd when nobody read it any more. */
@@ -404,8 +385,7 @@ static void new_call_fd_is_signalled(void **state)
 	struct lane l;
 	int fresh = new_eventfd();
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	assert_int_equal(virtq_driver_arm(l.pair.driver), 0);
 	lane_fill(&l, 1, 1);
 	assert_int_equal(poll(&(struct pollfd){ l.call_fd, POLLIN, 0 }, 1, WAIT_MS), 1);
@@ -413,24 +393,8 @@ static void new_call_fd_is_signalled(void **state)
 	assert_int_equal(virtq_notify_wait(fresh, WAIT_MS), 1);
 	assert_int_equal(lane_reap(&l), 1);
 	close(fresh);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
-
-/* Answers at once, so that the driver's next kick comes while the last is being drained. */
-static enum virtq_verdict quick_start(struct virtq_model *model, struct virtq_req *req,
-				      struct virtq_op *op)
-{
-	(void)model;
-	(void)op;
-	virtq_req_write(req, "x", 1);
-	return VIRTQ_DONE;
-}
-
-static const struct virtq_model_ops quick_ops = {
-	.name = "quick", .req_bytes = sizeof(struct virtq_req), .start = quick_start,
-};
 
 /* Wait for one buffer by looking, not asleep. */
 static void spin_back(struct pair *p)
@@ -448,6 +412,7 @@ static void no_kick_is_drained_unseen(void **state)	/* N-DEV: look again after a
 {
 	const struct setting *s = *state;
 	struct virtq_engine *engine = engine_of(s->kind, s->entries, 0);
+	/* The driver's next kick comes while the last is being drained. */
 	struct virtq_model quick = { .ops = &quick_ops, .queues = 1 };
 	struct virtq_engine_queue *queue;
 	int kick = new_eventfd();
@@ -501,9 +466,7 @@ static void closed_fd_reaches_the_peer(void **state)
 	p.fd = call[0];
 	assert_int_equal(poll(&p, 1, WAIT_MS), 1);
 	assert_true(p.revents & POLLHUP);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 int main(void)

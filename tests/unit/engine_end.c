@@ -29,8 +29,7 @@ static void pause_takes_nothing_and_says_where(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	for (unsigned int round = 0; round < 50; round++) {
 		uint32_t position;
 		uint64_t before;
@@ -62,9 +61,7 @@ static void pause_takes_nothing_and_says_where(void **state)
 	virtq_engine_resume(l.queue);
 	lane_run(&l, 4, 20);
 	assert_int_equal(virtq_engine_pause(&l.queue, 1, NULL), 0);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* Disks in the middle of writing, with requests that never end: one deadline for all of them. */

@@ -50,13 +50,6 @@ static void lane_by(struct lane *l, struct virtq_engine *engine, struct disk *di
 		  kick_fd, new_eventfd());
 }
 
-static void lane_end(struct lane *l, struct virtq_engine *engine, struct disk *disk)
-{
-	lane_close(l);
-	virtq_engine_destroy(engine);
-	disk_close(disk);
-}
-
 /* ---- Kicks --------------------------------------------------------------------- */
 
 static void every_kick_is_heard(void **state)
@@ -114,17 +107,29 @@ static void a_storm_of_kicks_passes(void **state)
 }
 
 /* Each read of such an eventfd takes one of 2^63 away: it is readable for ever. */
+static int endless_eventfd(void)
+{
+	int fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void kick_endlessly(int fd)
+{
+	const uint64_t many = UINT64_MAX / 2;
+
+	assert_int_equal(write(fd, &many, sizeof(many)), sizeof(many));
+}
+
 static void a_kick_that_is_never_drained_does_not_spin(void **state)
 {
 	struct virtq_engine *engine = engine_by(*state);
-	int fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
-	const uint64_t many = UINT64_MAX / 2;
 	struct disk disk;
 	struct lane l;
 
-	assert_true(fd >= 0);
-	lane_by(&l, engine, &disk, *state, fd);
-	assert_int_equal(write(fd, &many, sizeof(many)), sizeof(many));
+	lane_by(&l, engine, &disk, *state, endless_eventfd());
+	kick_endlessly(l.kick_fd);
 	usleep(100000);
 	assert_idle();
 	/* And it is a kick like any other. */
@@ -139,15 +144,12 @@ static void a_kick_that_is_never_drained_does_not_spin(void **state)
 static void kicks_for_nobody_do_not_spin(void **state)
 {
 	struct virtq_engine *engine = engine_by(*state);
-	int fd = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK | EFD_CLOEXEC);
-	const uint64_t many = UINT64_MAX / 2;
 	struct disk disk;
 	struct lane l;
 
-	assert_true(fd >= 0);
-	lane_by(&l, engine, &disk, *state, fd);
+	lane_by(&l, engine, &disk, *state, endless_eventfd());
 	assert_int_equal(virtq_engine_pause(&l.queue, 1, NULL), 0);
-	assert_int_equal(write(fd, &many, sizeof(many)), sizeof(many));
+	kick_endlessly(l.kick_fd);
 	usleep(100000);
 	assert_idle();
 	virtq_engine_queue_enable(l.queue, false);
@@ -194,24 +196,11 @@ static void who_takes_nothing_has_no_share(void **state)
 
 /* ---- Addresses that are not known yet ---------------------------------------------- */
 
-static enum virtq_verdict fill_start(struct virtq_model *model, struct virtq_req *req,
-				     struct virtq_op *op)
-{
-	(void)model;
-	(void)op;
-	virtq_req_write(req, "x", 1);
-	return VIRTQ_DONE;
-}
-
-static const struct virtq_model_ops fill_ops = {
-	.name = "fill", .req_bytes = sizeof(struct virtq_req), .start = fill_start,
-};
-
 /* What waits for a translation waits in the ring: the queue is not broken, the engine not busy. */
 static void a_miss_is_waited_out(void **state)
 {
 	struct virtq_engine *engine = engine_by(*state);
-	struct virtq_model fill = { .ops = &fill_ops };
+	struct virtq_model fill = { .ops = &quick_ops };
 	struct virtq_device_config config;
 	struct virtq_completion done;
 	struct virtq_iotlb *tlb;

@@ -139,8 +139,7 @@ static void disabled_queue_is_left_alone(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	lane_run(&l, 4, 50);
 	virtq_engine_queue_enable(l.queue, false);
 	lane_fill(&l, 4, l.sent + 4);
@@ -153,9 +152,7 @@ static void disabled_queue_is_left_alone(void **state)
 	virtq_engine_queue_enable(l.queue, true);
 	while (l.done < l.sent)
 		lane_wait(&l);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* Only the split ring has an index that a driver can lie about without a descriptor. */

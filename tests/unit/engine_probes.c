@@ -74,17 +74,14 @@ static void the_data_is_the_same(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &p->setting.shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &p->setting.shape);
 	lane_run(&l, p->setting.depth, 3000);
 	lane_run(&l, 1, 300);		/* and with a sleep between any two */
 	usleep(50000);
 	assert_idle();
 	lane_run(&l, p->setting.depth, 300);
 	assert_uses(engine, p->demand, p);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void what_is_used_is_told(void **state)
@@ -231,8 +228,7 @@ static void memory_is_replaced_under_load(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &p->setting.shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &p->setting.shape);
 	for (unsigned int i = 0; i < 150; i++) {
 		struct virtq_map *map = i % 3 ? another_view(&l.pair) : pair_new_map(&l.pair);
 
@@ -244,9 +240,7 @@ static void memory_is_replaced_under_load(void **state)
 	while (l.done < l.sent)
 		lane_wait(&l);
 	assert_uses(engine, p->demand, p);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /*

@@ -131,19 +131,6 @@ static void bounds_are_checked(void **state)
 
 /* ---- A queue that answers at once ---------------------------------------------- */
 
-static enum virtq_verdict quick_start(struct virtq_model *model, struct virtq_req *req,
-				      struct virtq_op *op)
-{
-	(void)model;
-	(void)op;
-	virtq_req_write(req, "x", 1);
-	return VIRTQ_DONE;
-}
-
-static const struct virtq_model_ops quick_ops = {
-	.name = "quick", .req_bytes = sizeof(struct virtq_req), .start = quick_start,
-};
-
 static uint64_t thread_cpu_ns(const struct virtq_engine *engine)
 {
 	struct timespec t;

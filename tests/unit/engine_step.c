@@ -69,9 +69,7 @@ static void one_thread_does_both_ends(void **state)
 	virtq_engine_queue_stats(l.queue, &stats);
 	assert_int_equal(stats.requests, l.done);
 	assert_true(stats.kicks > 0 || s->spin_us);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void nothing_to_do_is_nothing_to_wake_for(void **state)
@@ -95,9 +93,7 @@ static void nothing_to_do_is_nothing_to_wake_for(void **state)
 	assert_int_equal(poll(&(struct pollfd){ virtq_engine_fd(engine), POLLIN, 0 }, 1, WAIT_MS),
 			 1);
 	step_until_back(engine, &l, l.sent);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 static void timers_are_in_the_answer(void **state)

@@ -91,6 +91,20 @@ void lane_close(struct lane *l)
 	pair_close(&l->pair);
 }
 
+void lane_begin(struct lane *l, struct virtq_engine *engine, struct disk *disk,
+		const struct pair_shape *shape)
+{
+	disk_open(disk, false, 1);
+	lane_open(l, engine, disk, shape, new_eventfd(), new_eventfd());
+}
+
+void lane_end(struct lane *l, struct virtq_engine *engine, struct disk *disk)
+{
+	lane_close(l);
+	virtq_engine_destroy(engine);
+	disk_close(disk);
+}
+
 /* Cut @bytes at @at into up to @pieces elements at random places. */
 static void cut_data(struct lane *l, struct chain *c, bool writable, size_t at, size_t bytes)
 {
@@ -225,6 +239,21 @@ void lane_run(struct lane *l, unsigned int depth, uint64_t count)
 		lane_wait(l);
 	}
 }
+
+/* ---- Models ---------------------------------------------------------------- */
+
+static enum virtq_verdict quick_start(struct virtq_model *model, struct virtq_req *req,
+				      struct virtq_op *op)
+{
+	(void)model;
+	(void)op;
+	virtq_req_write(req, "x", 1);
+	return VIRTQ_DONE;
+}
+
+const struct virtq_model_ops quick_ops = {
+	.name = "quick", .req_bytes = sizeof(struct virtq_req), .start = quick_start,
+};
 
 /* ---- Engines --------------------------------------------------------------- */
 

@@ -63,6 +63,10 @@ int dup_of(int fd);
 void lane_open(struct lane *l, struct virtq_engine *engine, struct disk *disk,
 	       const struct pair_shape *shape, int kick_fd, int call_fd);
 void lane_close(struct lane *l);
+/* A disk of one queue on @engine, and a lane on it; and the end of all three. */
+void lane_begin(struct lane *l, struct virtq_engine *engine, struct disk *disk,
+		const struct pair_shape *shape);
+void lane_end(struct lane *l, struct virtq_engine *engine, struct disk *disk);
 /* Start requests in free zones, up to @depth in flight and @total since the beginning. */
 void lane_fill(struct lane *l, unsigned int depth, uint64_t total);
 /* Check everything that is back. Returns how many. */
@@ -71,6 +75,11 @@ unsigned int lane_reap(struct lane *l);
 void lane_wait(struct lane *l);
 /* Finish @count more requests. */
 void lane_run(struct lane *l, unsigned int depth, uint64_t count);
+
+/* ---- Models ---------------------------------------------------------------- */
+
+/* Answers each request at once, with one byte, 'x'. */
+extern const struct virtq_model_ops quick_ops;
 
 /* ---- Engines --------------------------------------------------------------- */
 

@@ -133,8 +133,7 @@ static void engine_takes_any_kick(void **state)
 	struct disk disk;
 	struct lane l;
 
-	disk_open(&disk, false, 1);
-	lane_open(&l, engine, &disk, &s->shape, new_eventfd(), new_eventfd());
+	lane_begin(&l, engine, &disk, &s->shape);
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		set_value(l.kick_fd, values[i]);
 		lane_run(&l, s->depth, 50);
@@ -146,9 +145,7 @@ static void engine_takes_any_kick(void **state)
 	assert_int_equal(stats.requests, 250);
 	assert_int_equal(stats.malformed, 0);
 	assert_idle();
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 /* N-DEV-024: kicks that are messages of 0 bytes, of 1, of 8. */
@@ -174,9 +171,7 @@ static void engine_takes_empty_kicks(void **state)
 	}
 	assert_idle();
 	close(fds[1]);
-	lane_close(&l);
-	virtq_engine_destroy(engine);
-	disk_close(&disk);
+	lane_end(&l, engine, &disk);
 }
 
 int main(void)
