@@ -26,11 +26,10 @@ static const struct virtq_store_options direct = { .direct = true };
 /* A new sparse file in @folder; returns its path. */
 static char *sparse_make(const char *folder, uint64_t bytes)
 {
-	char *path = malloc(strlen(folder) + 16);
+	char *path;
 	int fd;
 
-	assert_non_null(path);
-	sprintf(path, "%s/disk-XXXXXX", folder);
+	assert_true(asprintf(&path, "%s/disk-XXXXXX", folder) > 0);
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, (off_t)bytes), 0);
