@@ -65,8 +65,8 @@ int store_null_open(struct virtq_store **out, uint64_t bytes,
 
 /* ---- Memory -------------------------------------------------------------- */
 
-/* Zeroes are written by the engine's thread, which has other things to do. */
-#define RAM_ZERO_MAX ((uint64_t)8 << 20)
+/* Zeroes, also those that erase, are written by the engine's thread, which has other things to do. */
+#define RAM_WRITE_MAX ((uint64_t)8 << 20)
 #define RAM_DISCARD_MAX ((uint64_t)1 << 30)
 
 struct ram_store {
@@ -99,6 +99,18 @@ static void ram_zero(const struct ram_store *ram, const struct virtq_store_io *i
 	memset(ram->memory + to, 0, (size_t)(end - to));
 }
 
+/*
+ * Overwritten first: pages that are only given back keep what they hold until
+ * somebody else gets them, and what was swapped out of them stays where it is.
+ */
+static void ram_erase(const struct ram_store *ram, const struct virtq_store_io *io)
+{
+	memset(ram->memory + io->offset, 0, (size_t)io->bytes);
+	/* The compiler is not to leave out what nobody seems to read before it is gone. */
+	__asm__ volatile("" : : "r"(ram->memory) : "memory");
+	ram_discard(ram, io->offset, io->bytes);
+}
+
 static enum virtq_verdict ram_start(struct virtq_store *store, struct virtq_store_io *io,
 				    struct virtq_op *op)
 {
@@ -121,7 +133,8 @@ static enum virtq_verdict ram_start(struct virtq_store *store, struct virtq_stor
 		ram_zero(ram, io);
 		return ended(io, 0);
 	case VIRTQ_STORE_ERASE:
-		break;		/* the kernel may have swapped a copy out */
+		ram_erase(ram, io);
+		return ended(io, 0);
 	}
 	return ended(io, -EOPNOTSUPP);
 }
@@ -162,7 +175,8 @@ int store_ram_open(struct virtq_store **out, uint64_t bytes,
 		.bytes = bytes, .read_only = options->read_only, .block = STORE_SECTOR_BYTES,
 		.physical = (uint32_t)ram->page_bytes, .min_io = (uint32_t)ram->page_bytes,
 		.discard_max = RAM_DISCARD_MAX, .discard_align = (uint32_t)ram->page_bytes,
-		.zero_max = RAM_ZERO_MAX, .zero_unmaps = true,
+		.zero_max = RAM_WRITE_MAX, .zero_unmaps = true,
+		.erase_max = RAM_WRITE_MAX,
 	};
 	*out = &ram->store;
 	return 0;

@@ -3,6 +3,8 @@
 #include "depot.h"
 
 #include <stdio.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MIB ((uint64_t)1 << 20)
@@ -45,7 +47,8 @@ static void sizes_are_in_powers_of_1024(void **state)
 		assert_int_equal(store->info.bytes, sizes[i].bytes);
 		assert_int_equal(store->info.block, 512);
 		assert_false(store->info.read_only);
-		assert_int_equal(store->info.erase_max, 0);
+		/* What is nothing has nothing to erase. */
+		assert_int_equal(store->info.erase_max, *sizes[i].name == 'r' ? 8 * MIB : 0);
 		virtq_store_close(store);
 	}
 }
@@ -110,8 +113,6 @@ static void ram_keeps_what_is_written(void **state)
 	shadow_open(&s, 5 * MIB);
 	shadow_check(&s, &dp);		/* zeroes at first */
 	shadow_run(&s, &dp, 150, true);
-	assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_ERASE, .bytes = 512 }),
-			 -EOPNOTSUPP);
 	shadow_close(&s);
 	depot_close(&dp);
 }
@@ -174,6 +175,48 @@ static void ram_gives_space_back(void **state)
 	depot_close(&dp);
 }
 
+/* The C library's, which sees what is in the pages that are given back. */
+static struct {
+	uint64_t calls, dirty_bytes;	/* the engine's thread writes, and rests when the test reads */
+} given_back;
+
+int madvise(void *memory, size_t bytes, int advice)
+{
+	const uint8_t *at = memory;
+
+	if (advice == MADV_DONTNEED && bytes >= MIB) {
+		given_back.calls++;
+		for (size_t i = 0; i < bytes; i++)
+			given_back.dirty_bytes += at[i] == 0x5c;
+	}
+	return (int)syscall(SYS_madvise, memory, bytes, advice);
+}
+
+/* Erased is what was asked for, to the byte, by overwriting; and its space is given back. */
+static void ram_erases(void **state)
+{
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4 * MIB };
+	struct work w = { .kind = VIRTQ_STORE_ERASE, .offset = 512, .bytes = 4 * MIB - 1024 };
+	struct virtq_store *store = store_make("ram:16M", NULL);
+	uint64_t before;
+	struct depot dp;
+
+	assert_int_equal(store->info.erase_max, 8 * MIB);
+	depot_open(&dp, *state, store, 300);
+	write_far(&dp, 0, 4 * MIB);
+	before = resident_bytes();
+	given_back.calls = given_back.dirty_bytes = 0;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_in_range(before - resident_bytes(), 3 * MIB, 4 * MIB);
+	assert_int_equal(given_back.calls, 1);
+	assert_int_equal(given_back.dirty_bytes, 0);
+	assert_int_equal(depot_do(&dp, &read), 0);
+	for (size_t i = 0; i < 4 * MIB; i++)
+		if (*depot_data(&dp, i) != (i < 512 || i >= 4 * MIB - 512 ? 0x5c : 0))
+			fail_msg("byte %zu is %#x", i, *depot_data(&dp, i));
+	depot_close(&dp);
+}
+
 static void engines_share_memory(void **state)
 {
 	depot_crowd(*state, store_make("ram:1M", NULL));
@@ -189,6 +232,7 @@ int main(void)
 		ON_ENGINES(null_touches_nothing),
 		ON_ENGINES(ram_keeps_what_is_written),
 		ON_ENGINES(ram_gives_space_back),
+		ON_ENGINES(ram_erases),
 		ON_ENGINES(engines_share_memory),
 	};
 
