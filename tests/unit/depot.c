@@ -359,6 +359,19 @@ void shadow_check(struct shadow *s, struct depot *dp)
 	}
 }
 
+void depot_random(const struct setting *s, struct virtq_store *store, uint64_t bytes,
+		  unsigned int rounds, bool rough)
+{
+	struct shadow shadow;
+	struct depot dp;
+
+	depot_open(&dp, s, store, 300);
+	shadow_open(&shadow, bytes);
+	shadow_run(&shadow, &dp, rounds, rough);
+	shadow_close(&shadow);
+	depot_close(&dp);
+}
+
 /* ---- Two engines --------------------------------------------------------------- */
 
 void depot_crowd(const struct setting *s, struct virtq_store *store)

@@ -77,6 +77,9 @@ uint64_t shadow_random(struct shadow *s);
  * on pages. Then all is read and compared.
  */
 void shadow_run(struct shadow *s, struct depot *dp, unsigned int rounds, bool rough);
+/* All of that with a store of @bytes, which it takes. */
+void depot_random(const struct setting *s, struct virtq_store *store, uint64_t bytes,
+		  unsigned int rounds, bool rough);
 /* Work for a store of 1 MiB at least by two engines at the same time. Takes the store. */
 void depot_crowd(const struct setting *s, struct virtq_store *store);
 /* All that the store holds is as expected. */
