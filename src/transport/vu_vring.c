@@ -186,22 +186,19 @@ int vuser_vring_settle(struct vuser_session *s, unsigned int i, struct virtq_err
 	return 0;
 }
 
+#define STATS_COUNTS (sizeof(struct virtq_engine_stats) / sizeof(uint64_t))
+
+/* Nothing but counts, each of which adds up by itself. */
 void vuser_stats_add(struct virtq_engine_stats *sum, const struct virtq_engine_stats *more)
 {
-	sum->requests += more->requests;
-	sum->malformed += more->malformed;
-	sum->failed += more->failed;
-	sum->cancelled += more->cancelled;
-	sum->bytes_read += more->bytes_read;
-	sum->bytes_written += more->bytes_written;
-	sum->batches += more->batches;
-	sum->kicks += more->kicks;
-	sum->calls += more->calls;
-	sum->suppressed += more->suppressed;
-	sum->coalesced += more->coalesced;
-	sum->sleeps += more->sleeps;
-	for (unsigned int i = 0; i < VIRTQ_LATENCY_BUCKETS; i++)
-		sum->latency[i] += more->latency[i];
+	for (size_t i = 0; i < STATS_COUNTS; i++)
+		((uint64_t *)sum)[i] += ((const uint64_t *)more)[i];
+}
+
+static void stats_subtract(struct virtq_engine_stats *from, const struct virtq_engine_stats *less)
+{
+	for (size_t i = 0; i < STATS_COUNTS; i++)
+		((uint64_t *)from)[i] -= ((const uint64_t *)less)[i];
 }
 
 /*
@@ -220,6 +217,27 @@ static void hand_over_err_fd(struct vuser_vring *v)
 		put_fd(&copy);
 }
 
+/* Remove the queue, which may take its time: who reads the counters does not have to wait. */
+static void remove_counted(struct vuser_session *s, unsigned int i, bool forget,
+			   struct virtq_engine_stats *final)
+{
+	struct vuser_counter *counter = &s->counters->queue[i];
+	struct virtq_engine_stats shown, rest;
+
+	/* Meanwhile the sum stays where it was seen last, so that it never goes back. */
+	pthread_mutex_lock(&s->counters->lock);
+	virtq_engine_queue_stats(counter->live, &shown);
+	vuser_stats_add(&counter->past, &shown);
+	counter->live = NULL;
+	pthread_mutex_unlock(&s->counters->lock);
+	engine_remove_stats(s->vrings[i].queue, forget, final);
+	rest = *final;
+	stats_subtract(&rest, &shown);
+	pthread_mutex_lock(&s->counters->lock);
+	vuser_stats_add(&counter->past, &rest);
+	pthread_mutex_unlock(&s->counters->lock);
+}
+
 /*
  * VU-BE-020: when this returns, nothing of the ring is in flight any more. With
  * @forget nobody is interested in what was. Returns how many requests had to be
@@ -228,11 +246,10 @@ static void hand_over_err_fd(struct vuser_vring *v)
 static uint64_t take_from_engine(struct vuser_session *s, unsigned int i, bool forget)
 {
 	struct vuser_vring *v = &s->vrings[i];
-	struct vuser_counter *counter = &s->counters->queue[i];
 	struct virtq_engine_stats before, final;
 
 	virtq_engine_queue_stats(v->queue, &before);
-	/* It may take its time, for which who reads the counters shall not have to wait. */
+	/* What ends while it drains is counted as it ends; a reset has nothing to drain. */
 	if (!forget)
 		virtq_engine_pause(&v->queue, 1, NULL);
 	/* Not told yet that it broke: find out while there is an engine to signal with. */
@@ -240,12 +257,7 @@ static uint64_t take_from_engine(struct vuser_session *s, unsigned int i, bool f
 		virtq_engine_queue_enable(v->queue, 0);	/* cannot break any more */
 		hand_over_err_fd(v);
 	}
-	/* Under the lock, so that nobody reads a sum without this client in it. */
-	pthread_mutex_lock(&s->counters->lock);
-	counter->live = NULL;
-	engine_remove_stats(v->queue, forget, &final);
-	vuser_stats_add(&counter->past, &final);
-	pthread_mutex_unlock(&s->counters->lock);
+	remove_counted(s, i, forget, &final);
 	v->queue = NULL;
 	v->base = virtq_device_position(v->device);
 	v->base_known = true;
