@@ -13,25 +13,10 @@
 /* A connected client whose queue 0 runs. */
 static int run_queue(struct rig *r, struct queue *q)
 {
-	int fd = client_connect(r);
+	int fd = queue_join(r, q, 0, layouts[0] | BIT_30, 64);
 
-	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
-	queue_open(q, fd, 0, layouts[0], 64);
-	queue_share(q);
-	queue_set_up(q);
-	queue_enable(q, 1);
-	queue_kick(q);
-	queue_echo(q);
+	queue_run(q);
 	return fd;
-}
-
-static void end(struct rig *r, struct queue *q)
-{
-	unsigned int gone = rig_events(r, VIRTQ_VU_DISCONNECTED);
-
-	close(q->fd);
-	rig_await(r, VIRTQ_VU_DISCONNECTED, gone + 1, NULL);
-	queue_close(q);
 }
 
 /* Give the back end a write end that is full, and that blocks from then on. */
@@ -70,7 +55,7 @@ static void test_full_blocking_error_fd(void **state)
 		else
 			rig_await(r, VIRTQ_VU_QUEUE_BROKEN, i + 1, NULL);
 		client_alive(fd);
-		end(r, &q);
+		queue_leave(r, &q);
 		if (is_pipe)
 			close(ends[1]);
 		close(ends[0]);
@@ -95,28 +80,20 @@ static void test_error_fd_without_a_reader(void **state)
 	rig_await(r, VIRTQ_VU_QUEUE_BROKEN, 1, NULL);
 	client_alive(fd);
 	close(ends[1]);
-	end(r, &q);
+	queue_leave(r, &q);
 }
 
 /* VU-BE-045: a ring that breaks while the back end is about to stop it is reported, too. */
 static void test_ring_breaks_while_the_device_is_reset(void **state)
 {
 	struct rig *r = *state;
-	struct VhostUserMemory table = { .nregions = 2 };
 	struct queue q, other;
-	int fd, fds[2];
+	int fd = run_queue(r, &q);
 
-	fd = run_queue(r, &q);
 	queue_open(&other, fd, 1, layouts[0], 64);
-	table.regions[0] = queue_region(&q);
-	table.regions[1] = queue_region(&other);
-	fds[0] = virtq_mapping_fd(q.mapping);
-	fds[1] = virtq_mapping_fd(other.mapping);
-	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_MEM_TABLE, &table, 8 + 64, fds, 2), 0);
+	queues_share((const struct queue *[]){ &q, &other }, 2);
 	queue_set_up(&other);
-	queue_enable(&other, 1);
-	queue_kick(&other);
-	queue_echo(&other);
+	queue_run(&other);
 	/* The reset waits for what the device keeps of queue 0; its next step is queue 1. */
 	queue_request(&q, 'h');
 	queue_unanswered(&q, 30);
@@ -132,7 +109,7 @@ static void test_ring_breaks_while_the_device_is_reset(void **state)
 	assert_int_equal(virtq_notify_wait(other.err_fd, 1000), 1);
 	assert_int_equal(virtq_notify_wait(q.err_fd, 0), 0);
 	queue_close(&other);
-	end(r, &q);
+	queue_leave(r, &q);
 }
 
 /* The reason of a refusal reaches whoever runs the back end, also if the client goes on. */
@@ -159,20 +136,15 @@ static void test_refusal_is_told_with_its_reason(void **state)
 static void test_refused_features_change_nothing(void **state)
 {
 	struct rig *r = *state;
-	struct VhostUserMemory table = { .nregions = 2 };
 	struct VhostUserVringAddr addr;
 	struct queue good, bad;
 	char text[256];
-	int fd = client_connect(r), fds[2];
+	int fd = client_connect(r);
 
 	client_negotiate(fd, ALL_PROTOCOL, 0);
 	queue_open(&good, fd, 0, layouts[0], 64);
 	queue_open(&bad, fd, 1, layouts[0], 64);
-	table.regions[0] = queue_region(&good);
-	table.regions[1] = queue_region(&bad);
-	fds[0] = virtq_mapping_fd(good.mapping);
-	fds[1] = virtq_mapping_fd(bad.mapping);
-	assert_int_equal(client_ask_fds(fd, VHOST_USER_SET_MEM_TABLE, &table, 8 + 64, fds, 2), 0);
+	queues_share((const struct queue *[]){ &good, &bad }, 2);
 	queue_set_up(&good);
 	queue_set_up(&bad);
 	addr = queue_addr(&bad);
@@ -203,7 +175,7 @@ static void test_refused_features_change_nothing(void **state)
 	queue_answered(&good);
 	queue_echo(&bad);
 	queue_close(&bad);
-	end(r, &good);
+	queue_leave(r, &good);
 }
 
 /* Features are settled while a queue runs; the same ones again are no change. */
@@ -222,7 +194,7 @@ static void test_features_stay_while_queues_run(void **state)
 	queue_echo(&q);
 	client_get_base(fd, 0);
 	assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, other), 0);
-	end(r, &q);
+	queue_leave(r, &q);
 }
 
 /* VU-BE-030: the same addresses, another file: the ring goes on in the new file alone. */
@@ -254,7 +226,7 @@ static void test_another_file_at_the_same_addresses(void **state)
 	assert_int_equal(le16toh(after), (uint16_t)(le16toh(before) + 1));
 	queue_unanswered(&q, 0);
 	close(file);
-	end(r, &q);
+	queue_leave(r, &q);
 }
 
 /* No room for descriptors that came: said as it is, not blamed on how many there were. */

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,16 +20,10 @@ static void test_thousand_clients_leave_no_fd(void **state)
 	unsigned int before = 0, ends = 0;
 
 	for (unsigned int i = 0; i < 1000; i++) {
-		int fd = client_connect(r);
 		struct queue q;
+		int fd = queue_join(r, &q, i % TOY_QUEUES, layouts[i % 2] | BIT_30, 16);
 
-		client_negotiate(fd, ALL_PROTOCOL, layouts[i % 2] | BIT_30);
-		queue_open(&q, fd, i % TOY_QUEUES, layouts[i % 2], 16);
-		queue_share(&q);
-		queue_set_up(&q);
-		queue_kick(&q);
-		queue_enable(&q, 1);
-		queue_echo(&q);
+		queue_run(&q);
 		close(fd);
 		queue_close(&q);
 		rig_await(r, VIRTQ_VU_DISCONNECTED, ++ends, NULL);
@@ -58,15 +51,8 @@ static void test_client_leaves_with_requests_in_flight(void **state)
 	struct queue q;
 	int fd;
 
-	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
-		print_message("no io_uring here: nothing can be in flight\n");
-		skip();
-	}
-	fd = client_connect(r);
-	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
-	queue_open(&q, fd, 0, layouts[0], 16);
-	queue_share(&q);
-	queue_set_up(&q);
+	skip_unless_requests_overlap(r);
+	fd = queue_join(r, &q, 0, layouts[0] | BIT_30, 16);
 	queue_kick(&q);
 	queue_enable(&q, 1);
 	queue_request(&q, 's');
@@ -122,16 +108,10 @@ static void test_sessions_begin_anew(void **state)
 static void test_stop_and_serve_again(void **state)
 {
 	struct rig *r = *state;
-	int fd = client_connect(r);
 	struct queue q;
+	int fd = queue_join(r, &q, 0, layouts[0] | BIT_30, 16);
 
-	client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
-	queue_open(&q, fd, 0, layouts[0], 16);
-	queue_share(&q);
-	queue_set_up(&q);
-	queue_kick(&q);
-	queue_enable(&q, 1);
-	queue_echo(&q);
+	queue_run(&q);
 	virtq_vhost_user_server_stop(r->server);
 	client_closed(fd);
 	pthread_join(r->thread, NULL);
@@ -234,17 +214,10 @@ static void test_calls_wait_as_configured(void **state)
 		assert_int_equal(virtq_vhost_user_server_create(&r->server, &config, NULL), 0);
 		rig_serve(r);
 
-		fd = client_connect(r);
-		client_negotiate(fd, ALL_PROTOCOL, layouts[0] | BIT_30);
-		queue_open(&q, fd, 0, layouts[0], 16);
-		queue_share(&q);
-		queue_set_up(&q);
+		fd = queue_join(r, &q, 0, layouts[0] | BIT_30, 16);
 		queue_kick(&q);
 		queue_enable(&q, 1);
-		__atomic_store_n(&r->toy.held, NULL, __ATOMIC_SEQ_CST);
-		queue_request(&q, 'h');		/* in flight, so that there is something to wait for */
-		while (!(held = __atomic_load_n(&r->toy.held, __ATOMIC_SEQ_CST)))
-			sched_yield();
+		held = queue_hold(r, &q);	/* in flight, so that there is something to wait for */
 		virtq_notify_clear(q.call_fd);
 		queue_request(&q, 'e');
 		queue_answered(&q);

@@ -180,15 +180,9 @@ static void *run_script(void *arg)
 			int fds[2] = { fd, fd };
 			char control[CMSG_SPACE(sizeof(fds))] = { 0 };
 			struct iovec iov = { wire, 12 + (size_t)bytes };
-			struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1,
-					      .msg_control = control,
-					      .msg_controllen = sizeof(control) };
-			struct cmsghdr *c = (struct cmsghdr *)(void *)control;
+			struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-			c->cmsg_level = SOL_SOCKET;
-			c->cmsg_type = SCM_RIGHTS;
-			c->cmsg_len = CMSG_LEN(sizeof(fds));
-			memcpy(CMSG_DATA(c), fds, sizeof(fds));
+			attach_fds(&out, control, fds, sizeof(fds) / sizeof(fds[0]));
 			sendmsg(fd, &out, MSG_NOSIGNAL);
 		} else {
 			send(fd, wire, 12 + (size_t)bytes, MSG_NOSIGNAL);

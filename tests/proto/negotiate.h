@@ -105,15 +105,6 @@ static inline bool signalled(int fd)
 	return signalled_within(fd, 0);
 }
 
-/* A slow request stays in the device while others come and go. */
-static inline void skip_unless_requests_overlap(const struct rig *r)
-{
-	if (virtq_engine_kind(r->engines[0]) != VIRTQ_ENGINE_URING) {
-		print_message("no io_uring here: nothing can be in flight\n");
-		skip();
-	}
-}
-
 /* Ends the request that the device holds, after a while, on a thread of its own. */
 struct helper {
 	struct rig *r;

@@ -22,14 +22,10 @@ static void test_nothing_before_live(void **state)
 	struct rig *r = *state;
 
 	for (unsigned int i = 0; i < 2; i++) {
-		int fd = client_connect(r);
 		uint8_t before[RING_BYTES];
 		struct queue q;
+		int fd = queue_join(r, &q, 1, layouts[i] | BIT_30, 8);
 
-		client_negotiate(fd, ALL_PROTOCOL, layouts[i] | BIT_30);
-		queue_open(&q, fd, 1, layouts[i], 8);
-		queue_share(&q);
-		queue_set_up(&q);
 		for (uintptr_t n = 0; n < 4; n++)
 			request(&q, 'e', n, true);
 		virtq_notify_send(q.kick_fd);
@@ -141,20 +137,15 @@ static void test_silent_after_reset(void **state)
 
 	skip_unless_requests_overlap(r);
 	for (unsigned int i = 0; i < 2; i++) {
-		int fd = client_connect(r);
+		int fd;
 		uint8_t *before = malloc(QUEUE_BYTES);
 		struct virtq_driver_config again = { 0 };
 		struct queue q;
 		char byte;
 
 		assert_non_null(before);
-		client_negotiate(fd, ALL_PROTOCOL, layouts[i] | BIT_30);
-		queue_open(&q, fd, 0, layouts[i], 8);
-		queue_share(&q);
-		queue_set_up(&q);
-		queue_kick(&q);
-		queue_enable(&q, 1);
-		queue_echo(&q);
+		fd = queue_join(r, &q, 0, layouts[i] | BIT_30, 8);
+		queue_run(&q);
 		request(&q, 's', 0, true);
 		request(&q, 'e', 1, true);
 		assert_int_equal(back_within(&q, 2000), 1);	/* so the slow one is in it */
@@ -176,9 +167,7 @@ static void test_silent_after_reset(void **state)
 		assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES, layouts[i] | BIT_30),
 				 0);
 		queue_set_up(&q);
-		queue_kick(&q);
-		queue_enable(&q, 1);
-		queue_echo(&q);
+		queue_run(&q);
 		close(fd);
 		queue_close(&q);
 		free(before);
@@ -243,16 +232,10 @@ static void test_frozen_while_queues_run(void **state)
 	struct rig *r = *state;
 
 	for (unsigned int i = 0; i < 2; i++) {
-		int fd = client_connect(r);
 		struct queue q;
+		int fd = queue_join(r, &q, 0, layouts[i] | BIT_30, 8);
 
-		client_negotiate(fd, ALL_PROTOCOL, layouts[i] | BIT_30);
-		queue_open(&q, fd, 0, layouts[i], 8);
-		queue_share(&q);
-		queue_set_up(&q);
-		queue_kick(&q);
-		queue_enable(&q, 1);
-		queue_echo(&q);
+		queue_run(&q);
 		assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES,
 						layouts[!i] | BIT_30), 1);
 		assert_int_equal(client_ask_u64(fd, VHOST_USER_SET_FEATURES,

@@ -128,16 +128,7 @@ static bool send_noise(int fd, uint32_t request, const uint8_t *payload, size_t 
 				{ (void *)(uintptr_t)payload, bytes } };
 	struct msghdr out = { .msg_iov = iov, .msg_iovlen = 2 };
 
-	if (fd_count) {
-		struct cmsghdr *c = (struct cmsghdr *)(void *)control;
-
-		out.msg_control = control;
-		out.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, fd_count * sizeof(int));
-	}
+	attach_fds(&out, control, fds, fd_count);
 	return sendmsg(fd, &out, MSG_NOSIGNAL) == (ssize_t)(sizeof(header) + bytes);
 }
 

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <sys/socket.h>
 
 #include <pthread.h>
 #include <virtq/virtq.h>
@@ -73,12 +74,16 @@ void rig_serve(struct rig *r);
 unsigned int rig_events(struct rig *r, enum virtq_vhost_user_event kind);
 /* Wait until an event came @count times, and copy out its last text. */
 void rig_await(struct rig *r, enum virtq_vhost_user_event kind, unsigned int count, char *text);
+/* A slow request stays in the device while others come and go; not without io_uring. */
+void skip_unless_requests_overlap(const struct rig *r);
 /* Open descriptors of this process. */
 unsigned int open_fds(void);
 
 /* ---- The client. ---- */
 
 int client_connect(struct rig *r);
+/* Let @msg bring descriptors, in the zeroed @control with room for them. */
+void attach_fds(struct msghdr *msg, void *control, const int *fds, unsigned int fd_count);
 void client_send_fds(int fd, uint32_t request, uint32_t flags, const void *payload,
 		     size_t bytes, const int *fds, unsigned int fd_count);
 void client_send(int fd, uint32_t request, const void *payload, size_t bytes);
@@ -132,10 +137,20 @@ void queue_open(struct queue *q, int fd, uint32_t index, uint64_t features, uint
 void queue_close(struct queue *q);
 struct VhostUserMemoryRegion queue_region(const struct queue *q);
 struct VhostUserVringAddr queue_addr(const struct queue *q);
-void queue_share(struct queue *q);		/* SET_MEM_TABLE with its memory alone */
+/* SET_MEM_TABLE with the memory of these, in this order; or of one alone. */
+void queues_share(const struct queue *const *q, unsigned int count);
+void queue_share(const struct queue *q);
 void queue_set_up(struct queue *q);		/* NUM, BASE, ADDR, CALL, ERR */
 void queue_kick(struct queue *q);		/* SET_VRING_KICK */
 void queue_enable(struct queue *q, uint32_t enable);
+/*
+ * A client of its own: connect, acknowledge @features and all of the protocol, share
+ * and describe the queue, which is stopped and disabled then. The connection.
+ */
+int queue_join(struct rig *r, struct queue *q, uint32_t index, uint64_t features, uint32_t size);
+void queue_run(struct queue *q);		/* start and enable it: it answers */
+/* The client hangs up, and the back end has noticed. */
+void queue_leave(struct rig *r, struct queue *q);
 /* Make a request of @kind available, and kick the device if it wants that. */
 void queue_request(struct queue *q, char kind);
 /* Its answer comes within two seconds. */
@@ -143,6 +158,8 @@ void queue_answered(struct queue *q);
 /* No answer for @ms. */
 void queue_unanswered(struct queue *q, int ms);
 void queue_echo(struct queue *q);		/* both */
+/* A request that the device keeps until it is completed here. */
+struct virtq_req *queue_hold(struct rig *r, struct queue *q);
 /* Claim far more requests than a split ring holds. */
 void queue_break(struct queue *q);
 

@@ -20,14 +20,9 @@ static void send_with_fds(int fd, const void *bytes, size_t count, const int *fd
 {
 	char control[CMSG_SPACE(16 * sizeof(int))] = { 0 };
 	struct iovec iov = { (void *)(uintptr_t)bytes, count };
-	struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-			      .msg_controllen = CMSG_SPACE(fd_count * sizeof(int)) };
-	struct cmsghdr *c = (struct cmsghdr *)(void *)control;
+	struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
-	memcpy(CMSG_DATA(c), fds, fd_count * sizeof(int));
+	attach_fds(&out, control, fds, fd_count);
 	assert_int_equal(sendmsg(fd, &out, MSG_NOSIGNAL), count);
 }
 
