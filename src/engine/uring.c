@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Operations, kicks and calls through one io_uring: a turn of the engine is
- * one system call that submits all of them and, if there is nothing to do,
- * sleeps until one completes.
+ * One io_uring for operations, kicks and calls: a turn of the engine is one
+ * system call that submits all of them and, if there is nothing to do, sleeps
+ * until one completes. What they look like is in uring_ops.c and uring_fds.c.
  *
  * Every submission but a few that nobody waits for carries a cookie: what it
  * is, of which queue and slot, and a generation. A completion counts only if
@@ -13,153 +13,27 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/shm.h"
 
-#define SPANS_MAX 1024u			/* the kernel's UIO_MAXIOV */
-#define PIECE_MAX 0x7ffff000u		/* the kernel's MAX_RW_COUNT */
 #define COMPLETIONS_MIN 4096u
-#define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
-#define FRUITLESS_PAUSE_NS 1000000u
 #define SQPOLL_IDLE_MS 10u		/* without work, until its thread sleeps */
 #define REFUSED_MAX 1000u		/* in a row, with a pause between: a second */
 #define REFUSED_PAUSE_NS 1000000u
 
-_Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
-	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
-	       offsetof(struct virtq_span, len) == offsetof(struct iovec, iov_len),
-	       "spans are handed to the kernel as they are");
-
-/* COOKIE_IO + n is the operation n places behind the slot's own in a row of linked ones. */
-enum cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_QUIET, COOKIE_AUX, COOKIE_IO };
-
-/* ---- Cookies ------------------------------------------------------------ */
-
-/* bits 60-63 kind, 32-59 generation, 16-31 queue, 0-15 slot or enum engine_aux_kind */
-static uint64_t cookie(enum cookie_kind kind, uint32_t generation, uint32_t queue,
-		       uint32_t slot)
-{
-	return (uint64_t)kind << 60 | (uint64_t)generation << 32 | queue << 16 | slot;
-}
-
-static uint64_t aux_cookie(const struct virtq_engine_queue *q, enum engine_aux_kind kind)
-{
-	return cookie(COOKIE_AUX, q->aux[kind].generation, q->index, kind);
-}
-
 /* ---- Completions -------------------------------------------------------- */
-
-static bool kick_is_read(const struct virtq_engine_queue *q)
-{
-	return q->uring && q->uring->kick == KICK_READ;
-}
-
-static void read_completed(struct virtq_engine_queue *q, int res)
-{
-	q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
-	if (res > 0)
-		engine_kicked(q, true, false);
-	else if (res != -ECANCELED && res != -EINTR)
-		q->uring->kick = KICK_POLL;	/* the kernel does not wait for this one */
-}
-
-static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int res,
-			   unsigned int flags)
-{
-	if (kick_is_read(q)) {
-		read_completed(q, res);
-		return;
-	}
-	if (!(flags & IORING_CQE_F_MORE))
-		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
-	if (res == -EINVAL && u->multishot) {
-		u->multishot = false;
-		shm_word_write(&q->engine->uses, q->engine->uses & ~(uint64_t)VIRTQ_USE_MULTISHOT);
-	}
-	else if (res == -ECANCELED || res == -EINTR || res == -EAGAIN || res == -ENOMEM)
-		return;
-	else if (res < 0)
-		engine_kicked(q, false, true);
-	else
-		engine_kicked(q, res & POLLIN, res & (POLLHUP | POLLRDHUP | POLLNVAL) ||
-					       (res & POLLERR && !(res & POLLIN)));
-}
-
-static void drain_completed(struct virtq_engine_queue *q, int res)
-{
-	q->aux[AUX_DRAIN].generation = 0;
-	if (res == -EOPNOTSUPP && !q->plain_drain) {
-		q->plain_drain = true;
-		q->kicked = true;
-	} else if (res > 0 && q->plain_drain) {
-		/* It may have waited, and have taken a kick that the poll then missed. */
-		engine_kicked(q, true, false);
-	}
-}
-
-/*
- * One of a row. The results go out one by one, each when request.c comes to that
- * operation; not those from where the kernel broke the row off, because one had
- * failed or was short: these are begun again, or not at all.
- */
-static bool linked_completed(struct virtq_engine *e, struct engine_slot *slot, uint32_t member,
-			     int32_t result)
-{
-	struct engine_links *links = &slot->links;
-
-	if (member >= links->count)
-		return false;
-	links->results[member] = result;
-	if (--links->out)
-		return false;
-	slot->generation = 0;
-	/* The first was not even begun, but for another that the kernel refused. */
-	for (uint8_t i = 1; i < links->count; i++)
-		if (links->results[0] == -ECANCELED && links->results[i] != -ECANCELED)
-			links->apart = true;
-	for (uint8_t i = 1; i < links->count; i++)
-		if (links->results[i] == -ECANCELED)
-			links->count = i;
-	if (links->apart) {
-		links->count = 1;
-		links->results[0] = -EINTR;
-	}
-	links->at = 1;
-	engine_completed(e, slot, links->results[0]);
-	return true;
-}
-
-/*
- * A call of which nobody waited to hear did not go out. The fd may be full, and a
- * signal waits there; but an eventfd that blocks refuses with room as well, and so
- * do older kernels' pipes. So send it again as one that may wait.
- */
-static bool quiet_failed(struct virtq_engine_queue *q)
-{
-	if (!q->uring || q->fds[VIRTQ_FD_CALL] < 0)
-		return false;
-	q->uring->heard = true;
-	q->aux[AUX_CALL].again = true;
-	return true;
-}
 
 /* Returns true if there is something for the loop to look at. */
 static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 {
 	uint64_t user = cqe->user_data;
-	enum cookie_kind kind = (enum cookie_kind)(user >> 60);
+	enum uring_cookie_kind kind = (enum uring_cookie_kind)(user >> 60);
 	uint32_t generation = (uint32_t)(user >> 32) & 0xfffffff;
 	uint32_t index = (uint32_t)(user >> 16) & 0xffff, at = (uint32_t)user & 0xffff;
 	struct virtq_engine_queue *q;
-	struct engine_aux *aux;
 
 	if (kind == COOKIE_WAKE) {
 		e->uring->waking = false;
@@ -175,38 +49,25 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 	if (!q)
 		return false;
 	if (UNLIKELY(kind == COOKIE_QUIET))
-		return quiet_failed(q);
+		return uring_call_failed(q);
 	if (kind >= COOKIE_IO) {
 		struct engine_slot *slot = &q->slots[at];
 
 		if (at >= virtq_device_ring(q->ring)->size || slot->generation != generation)
 			return false;
 		if (UNLIKELY(slot->links.out))
-			return linked_completed(e, slot, kind - COOKIE_IO, cqe->res);
+			return uring_row_completed(e, slot, kind - COOKIE_IO, cqe->res);
 		slot->generation = 0;
 		engine_completed(e, slot, cqe->res);
 		return true;
 	}
 
-	aux = &q->aux[at];
-	if (at >= AUX_COUNT || aux->generation != generation)
+	if (at >= AUX_COUNT || q->aux[at].generation != generation)
 		return false;
-	switch ((enum engine_aux_kind)at) {
-	case AUX_POLL:
-		poll_completed(e->uring, q, cqe->res, cqe->flags);
-		return true;
-	case AUX_DRAIN:
-		drain_completed(q, cqe->res);
-		return true;
-	default:
-		/* A call or an error signal. A full fd has a signal waiting already. */
-		aux->generation = 0;
-		return aux->again;
-	}
+	return uring_fd_completed(e, q, (enum engine_aux_kind)at, cqe);
 }
 
-/* Take what has completed out of the ring. Stages nothing. */
-static bool reap(struct virtq_engine *e)
+bool uring_reap(struct virtq_engine *e)
 {
 	struct io_uring_cqe *cqes[64];
 	bool news = false;
@@ -257,11 +118,11 @@ static void check(struct virtq_engine *e, int rc)
 static void hand_over(struct virtq_engine *e)
 {
 	check(e, io_uring_submit_and_get_events(&e->uring->ring));
-	reap(e);
+	uring_reap(e);
 	e->turn_first = true;
 }
 
-static struct io_uring_sqe *get_sqe(struct virtq_engine *e)
+struct io_uring_sqe *uring_sqe(struct virtq_engine *e)
 {
 	struct io_uring_sqe *sqe;
 
@@ -281,385 +142,21 @@ void uring_flush(struct virtq_engine *e)
 	e->turn_first = true;
 }
 
-/* READ or WRITE of one piece. */
-static void prepare_single(struct io_uring_sqe *sqe, const struct virtq_op *op,
-			   const struct iovec *iov, int buffer)
+void uring_cancel_cookie(struct virtq_engine *e, uint64_t what)
 {
-	unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len : PIECE_MAX;
-
-	if (op->kind == VIRTQ_OP_READ) {
-		if (buffer >= 0)
-			io_uring_prep_read_fixed(sqe, op->fd, iov->iov_base, len, op->offset,
-						 buffer);
-		else
-			io_uring_prep_read(sqe, op->fd, iov->iov_base, len, op->offset);
-	} else if (buffer >= 0) {
-		io_uring_prep_write_fixed(sqe, op->fd, iov->iov_base, len, op->offset, buffer);
-	} else {
-		io_uring_prep_write(sqe, op->fd, iov->iov_base, len, op->offset);
-	}
-}
-
-/* READ or WRITE. The kernel cuts a vector at PIECE_MAX bytes by itself. */
-static void prepare_transfer(struct virtq_engine *e, struct io_uring_sqe *sqe,
-			     const struct engine_slot *slot, const struct virtq_op *op)
-{
-	struct virtq_span *spans;
-	uint32_t count = op_spans(slot, op, &spans);
-	const struct iovec *iov = (const struct iovec *)(const void *)spans;
-
-	if (count > SPANS_MAX)
-		count = SPANS_MAX;
-	if (count == 1) {
-		/*
-		 * Not for a later one of a row: the kernel looks for its buffer when
-		 * its turn comes, and the entry may be another's by then.
-		 */
-		int buffer = op != &slot->op ? -1 :
-			     uring_buffer(e, slot->queue, iov->iov_base, iov->iov_len);
-
-		prepare_single(sqe, op, iov, buffer);
-	} else if (op->kind == VIRTQ_OP_READ) {
-		io_uring_prep_readv(sqe, op->fd, iov, count, op->offset);
-	} else {
-		io_uring_prep_writev(sqe, op->fd, iov, count, op->offset);
-	}
-}
-
-static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
-		    const struct engine_slot *slot, const struct virtq_op *op)
-{
-	const struct uring_use *file;
-
-	switch (op->kind) {
-	case VIRTQ_OP_READ:
-	case VIRTQ_OP_WRITE:
-		prepare_transfer(e, sqe, slot, op);
-		break;
-	case VIRTQ_OP_SYNC:
-		io_uring_prep_fsync(sqe, op->fd, IORING_FSYNC_DATASYNC);
-		break;
-	case VIRTQ_OP_ALLOCATE:
-		io_uring_prep_fallocate(sqe, op->fd, (int)op->flags, (off_t)op->offset,
-					(off_t)op->bytes);
-		break;
-	case VIRTQ_OP_POLL:
-		io_uring_prep_poll_add(sqe, op->fd, op->flags);
-		break;
-	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
-		io_uring_prep_nop(sqe);
-		break;
-	}
-	if (op->kind > VIRTQ_OP_SYNC || !(op->flags & VIRTQ_OP_FILE_STAYS))
-		return;
-	file = uring_file(e, slot->queue, op->fd);
-	if (!file)
-		return;
-	if (file->at >= 0) {
-		sqe->fd = file->at;
-		sqe->flags |= IOSQE_FIXED_FILE;
-	}
-	/* It would try without waiting, in vain, and hand it to a worker then. */
-	if (file->waits)
-		sqe->flags |= IOSQE_ASYNC;
-}
-
-/*
- * How many operations can go to the kernel in a row, of which it begins each when
- * the one before has succeeded as a whole.
- */
-static uint32_t row(const struct virtq_engine *e, const struct engine_slot *slot)
-{
-	const struct virtq_op *op = &slot->op;
-	uint32_t n = 1;
-
-	if (!e->uring->links || slot->links.apart || slot->queue->phase != QUEUE_TURNS ||
-	    e->config.entries < ENGINE_LINKS_MAX)
-		return 1;
-	for (; op->next && n < ENGINE_LINKS_MAX; n++, op = op->next) {
-		/* The request's own cursors are for one operation at a time. */
-		bool next_alone = op->next->kind == VIRTQ_OP_POLL ||
-				  op->next->kind == VIRTQ_OP_TIMEOUT ||
-				  (op->next->kind <= VIRTQ_OP_WRITE && !op->next->spans);
-		struct virtq_span *spans;
-		uint64_t bytes = 0;
-		uint32_t count;
-
-		if (next_alone || op->kind == VIRTQ_OP_POLL)
-			break;
-		if (op->kind > VIRTQ_OP_WRITE)
-			continue;
-		/* Cut by the kernel it would count as short. */
-		count = op_spans(slot, op, &spans);
-		for (uint32_t i = 0; i < count && count <= SPANS_MAX; i++)
-			bytes += spans[i].len;
-		if (!bytes || bytes > PIECE_MAX)
-			break;
-	}
-	return n;
-}
-
-static void perform_row(struct virtq_engine *e, struct engine_slot *slot, uint32_t n)
-{
-	const struct virtq_op *op = &slot->op;
-
-	/* One submission for all: it ends a row. */
-	if (io_uring_sq_space_left(&e->uring->ring) < n)
-		uring_flush(e);
-	slot->links = (struct engine_links){ .count = (uint8_t)n, .at = (uint8_t)n,
-					     .out = (uint8_t)n };
-	slot->generation = engine_generation(e);
-	for (uint32_t i = 0; i < n; i++, op = op->next) {
-		struct io_uring_sqe *sqe = get_sqe(e);
-
-		prepare(e, sqe, slot, op);
-		if (i + 1 < n)
-			sqe->flags |= IOSQE_IO_LINK;
-		io_uring_sqe_set_data64(sqe, cookie((enum cookie_kind)(COOKIE_IO + i),
-						    slot->generation, slot->queue->index,
-						    slot->req->slot));
-	}
-	shm_word_write(&e->uses, e->uses | VIRTQ_USE_LINKS);
-}
-
-static void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
-{
-	struct io_uring_sqe *sqe;
-
-	if (UNLIKELY(slot->op.next)) {
-		uint32_t n = row(e, slot);
-
-		if (n > 1) {
-			perform_row(e, slot, n);
-			return;
-		}
-	}
-	sqe = get_sqe(e);
-	prepare(e, sqe, slot, &slot->op);
-	slot->generation = engine_generation(e);
-	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IO, slot->generation, slot->queue->index,
-					    slot->req->slot));
-}
-
-static void cancel_one(struct virtq_engine *e, uint64_t what)
-{
-	struct io_uring_sqe *sqe = get_sqe(e);
+	struct io_uring_sqe *sqe = uring_sqe(e);
 
 	io_uring_prep_cancel64(sqe, what, 0);
-	io_uring_sqe_set_data64(sqe, cookie(COOKIE_IGNORED, 0, 0, 0));
+	io_uring_sqe_set_data64(sqe, uring_cookie(COOKIE_IGNORED, 0, 0, 0));
 }
 
-static void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+void uring_wait(struct virtq_engine *e)
 {
-	uint32_t size = virtq_device_ring(q->ring)->size;
-
-	for (uint32_t i = 0; i < size; i++) {
-		uint32_t generation = q->slots[i].generation;
-		uint32_t n = q->slots[i].links.out ? q->slots[i].links.count : 1;
-
-		/* The slot may complete meanwhile: then nothing is found. */
-		for (uint32_t k = 0; generation && k < n; k++)
-			cancel_one(e, cookie((enum cookie_kind)(COOKIE_IO + k), generation,
-					     q->index, i));
-	}
+	check(e, io_uring_submit_and_wait(&e->uring->ring, 1));
+	uring_reap(e);
 }
 
-/*
- * Stage a write that may wait for room in the kernel, where it holds up nobody.
- * Only one for each fd, so that a peer who leaves its fd full cannot pile them up.
- */
-static void stage_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
-			 enum virtq_engine_fd which, enum engine_aux_kind kind)
-{
-	struct io_uring_sqe *sqe = get_sqe(e);
-
-	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
-	q->aux[kind].generation = engine_generation(e);
-	io_uring_sqe_set_data64(sqe, aux_cookie(q, kind));
-}
-
-static void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
-			 enum virtq_engine_fd which)
-{
-	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
-	struct engine_aux *aux = &q->aux[kind];
-	struct io_uring_sqe *sqe;
-
-	aux->again = aux->generation != 0;
-	if (aux->again)
-		return;
-	if (kind != AUX_CALL || !e->uring->skip_success || !q->uring || q->uring->heard) {
-		stage_signal(e, q, which, kind);
-		return;
-	}
-	/*
-	 * The completion of a call that went out would only end the sleep that follows.
-	 * NOWAIT: it is over when it is submitted, and is not left behind in the kernel.
-	 */
-	sqe = get_sqe(e);
-	io_uring_prep_write(sqe, q->fds[which], &e->uring->one, sizeof(e->uring->one), 0);
-	sqe->rw_flags = RWF_NOWAIT;
-	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	io_uring_sqe_set_data64(sqe, cookie(COOKIE_QUIET, 0, q->index, 0));
-}
-
-static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
-{
-	(void)e;
-	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
-}
-
-static bool is_eventfd(int fd)
-{
-	char path[32], target[32];
-	ssize_t len;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	len = readlink(path, target, sizeof(target));
-	return len == 20 && !memcmp(target, "anon_inode:[eventfd]", 20);
-}
-
-/*
- * A read that waits tells of a kick and takes it out at the same time, where a
- * poll needs a read and a turn of its own afterwards. Only of eventfds: io_uring
- * waits for them even with O_NONBLOCK, and they never hang up.
- */
-static bool reads_kick(struct virtq_engine *e, struct virtq_engine_queue *q)
-{
-	struct uring_queue *uq = q->uring;
-
-	if (!uq)
-		return false;
-	if (UNLIKELY(uq->kick == KICK_UNKNOWN)) {
-		uq->kick = KICK_POLL;
-		if (!(e->config.forbid & VIRTQ_USE_KICK_READS) &&
-		    is_eventfd(q->fds[VIRTQ_FD_KICK])) {
-			uq->kick = KICK_READ;
-			shm_word_write(&e->uses, e->uses | VIRTQ_USE_KICK_READS);
-		}
-	}
-	/* A semaphore can be read for ever: a poll tells only of what is new. */
-	if (UNLIKELY(q->fruitless > FRUITLESS_MAX))
-		uq->kick = KICK_POLL;
-	return uq->kick == KICK_READ;
-}
-
-static void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
-{
-	struct io_uring_sqe *sqe;
-
-	if (UNLIKELY(q->aux[AUX_CALL].again && !q->aux[AUX_CALL].generation))
-		uring_signal(e, q, VIRTQ_FD_CALL);
-	if (UNLIKELY(q->aux[AUX_ERR].again && !q->aux[AUX_ERR].generation))
-		uring_signal(e, q, VIRTQ_FD_ERR);
-	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0 || q->kick_dead)
-		return;
-	if (UNLIKELY(!e->uring->multishot && q->fruitless > FRUITLESS_MAX)) {
-		/* Perhaps a file that is readable for ever, of which each poll says so at once. */
-		if (!q->kick_timer.next)
-			timer_set(e, &q->kick_timer, FRUITLESS_PAUSE_NS, watch_again);
-		return;
-	}
-	sqe = get_sqe(e);
-	if (reads_kick(e, q))
-		io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(uint64_t),
-				   (uint64_t)-1);
-	else if (e->uring->multishot)
-		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
-	else
-		io_uring_prep_poll_add(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
-	q->aux[AUX_POLL].generation = engine_generation(e);
-	io_uring_sqe_set_data64(sqe, aux_cookie(q, AUX_POLL));
-}
-
-/*
- * NOWAIT and not a trust in O_NONBLOCK: the flag lies in the open file, which
- * is the peer's as well. The read happens while it is submitted, and that must
- * be before the ring is armed: drained later, it could swallow the kick for a
- * chain that came after the last look, and whether a poll still reports what
- * is no longer there is up to the kernel.
- */
-static void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
-{
-	struct engine_aux *aux = &q->aux[AUX_DRAIN];
-	struct io_uring_sqe *sqe;
-
-	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation) || kick_is_read(q))
-		return;
-	if (e->uring->sqpoll && !q->plain_drain) {
-		/* Submitted by another thread it could happen after arming. */
-		struct iovec iov = { e->uring->sink, sizeof(e->uring->sink) };
-
-		if (preadv2(q->fds[VIRTQ_FD_KICK], &iov, 1, -1, RWF_NOWAIT) < 0 &&
-		    errno == EOPNOTSUPP)
-			drain_completed(q, -EOPNOTSUPP);
-		return;
-	}
-	sqe = get_sqe(e);
-	io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(e->uring->sink),
-			   (uint64_t)-1);
-	if (!q->plain_drain) {
-		sqe->rw_flags = RWF_NOWAIT;
-		if (e->uring->skip_success)
-			sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	}
-	aux->generation = engine_generation(e);
-	io_uring_sqe_set_data64(sqe, aux_cookie(q, AUX_DRAIN));
-	e->turn_first = true;
-}
-
-/* Cancel one thing and wait until the kernel has let go of it. */
-static void end_aux(struct virtq_engine *e, struct virtq_engine_queue *q,
-		    enum engine_aux_kind kind)
-{
-	struct engine_aux *aux = &q->aux[kind];
-
-	aux->again = false;
-	if (!aux->generation)
-		return;
-	cancel_one(e, aux_cookie(q, kind));
-	uring_flush(e);
-	while (aux->generation && !e->failed) {
-		check(e, io_uring_submit_and_wait(&e->uring->ring, 1));
-		reap(e);
-	}
-	aux->generation = 0;		/* of an engine that has failed nothing is heard any more */
-}
-
-static void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
-			  enum virtq_engine_fd which)
-{
-	enum engine_aux_kind kind = which == VIRTQ_FD_CALL ? AUX_CALL : AUX_ERR;
-	bool unsent;
-
-	/* What is staged names the fd by its number, which is another's after close(). */
-	uring_flush(e);
-	if (which == VIRTQ_FD_KICK) {
-		if (!q->plain_drain)	/* done, or was refused, while it was submitted */
-			q->aux[AUX_DRAIN].generation = 0;
-		end_aux(e, q, AUX_POLL);
-		end_aux(e, q, AUX_DRAIN);
-		if (q->uring)
-			q->uring->kick = KICK_UNKNOWN;
-		return;
-	}
-	if (!e->failed)
-		reap(e);	/* with SQPOLL a refusal may have come after the flush */
-	unsent = q->aux[kind].generation || q->aux[kind].again;
-	end_aux(e, q, kind);
-	if (unsent) {
-		/*
-		 * The last signal must not be lost: there may be room by now. Made
-		 * not to block, the fd takes it while it is submitted, or is full,
-		 * with a signal waiting in it; then this one is given up as well.
-		 */
-		fd_make_nonblocking(q->fds[which]);
-		stage_signal(e, q, which, kind);
-		end_aux(e, q, kind);
-	}
-	if (kind == AUX_CALL && q->uring)
-		q->uring->heard = false;
-}
+/* ---- A turn ---------------------------------------------------------------- */
 
 /* Until something completes or a timer is due. Returns true if one is. */
 static bool submit_and_wait(struct virtq_engine *e)
@@ -684,10 +181,10 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 	bool due, news;
 
 	if (UNLIKELY(!u->waking)) {
-		struct io_uring_sqe *sqe = get_sqe(e);
+		struct io_uring_sqe *sqe = uring_sqe(e);
 
 		io_uring_prep_read(sqe, e->wake_fd, &u->wake_word, sizeof(u->wake_word), 0);
-		io_uring_sqe_set_data64(sqe, cookie(COOKIE_WAKE, 0, 0, 0));
+		io_uring_sqe_set_data64(sqe, uring_cookie(COOKIE_WAKE, 0, 0, 0));
 		u->waking = true;
 	}
 	if (how != TURN_SLEEP || e->turn_first) {
@@ -700,12 +197,12 @@ static bool uring_turn(struct virtq_engine *e, enum engine_turn how)
 			if (io_uring_sq_ready(&u->ring) && !u->sqpoll)
 				e->turn_first = true;
 		}
-		return reap(e);
+		return uring_reap(e);
 	}
 	/* A call that went out is no reason to wake up. */
 	do {
 		due = submit_and_wait(e);
-		news = reap(e);
+		news = uring_reap(e);
 	} while (!news && !due && !e->failed && !u->refused);
 	/* While the kernel refuses there are still messages to answer, and it is asked again. */
 	return news || u->refused;
@@ -756,7 +253,7 @@ static int uring_abandon(struct virtq_engine *e, void **memory)
 {
 	struct uring *u = e->uring;
 
-	reap(e);	/* what has completed has */
+	uring_reap(e);	/* what has completed has */
 	/* If its fd is no io_uring any more it is somebody else's: not ours to close. */
 	if (e->failed == -EBADF || e->failed == -EOPNOTSUPP)
 		u->ring.ring_fd = u->ring.enter_ring_fd = -1;

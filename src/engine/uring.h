@@ -2,7 +2,9 @@
 /*
  * The inside of the io_uring engine.
  *
- *   uring.c             operations, kicks, calls; the loop's turn; set-up
+ *   uring.c             the io_uring itself: submissions, completions, the loop's turn, set-up
+ *   uring_ops.c         operations of models, alone and in rows
+ *   uring_fds.c         kicks, calls and error signals
  *   uring_registered.c  files and guest memory that the kernel keeps hold of
  *
  * Owner: the engine's thread.
@@ -71,8 +73,50 @@ struct uring {
 	struct uring_buffer buffers[URING_BUFFERS];
 };
 
+/* ---- uring.c ---- */
+
+/* What a completion belongs to. COOKIE_IO + n is the operation at place n of a row. */
+enum uring_cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_QUIET, COOKIE_AUX, COOKIE_IO };
+
+/* bits 60-63 kind, 32-59 generation, 16-31 queue, 0-15 slot or enum engine_aux_kind */
+static inline uint64_t uring_cookie(enum uring_cookie_kind kind, uint32_t generation,
+				    uint32_t queue, uint32_t slot)
+{
+	return (uint64_t)kind << 60 | (uint64_t)generation << 32 | queue << 16 | slot;
+}
+
+/* A place for one more submission; never NULL. What was staged before may be handed over. */
+struct io_uring_sqe *uring_sqe(struct virtq_engine *e);
+/* Stage that the kernel gives up what was submitted with this cookie, if it still can. */
+void uring_cancel_cookie(struct virtq_engine *e, uint64_t what);
 /* Hand everything over: from here on the kernel holds files and memory itself. */
 void uring_flush(struct virtq_engine *e);
+/* The same, and sleep until something completes. */
+void uring_wait(struct virtq_engine *e);
+/* Take what has completed out of the ring. Stages nothing. Returns true if there is news. */
+bool uring_reap(struct virtq_engine *e);
+
+/* ---- uring_ops.c ---- */
+
+void uring_perform(struct virtq_engine *e, struct engine_slot *slot);
+void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q);
+/* One of a row has completed. Returns true if all have. */
+bool uring_row_completed(struct virtq_engine *e, struct engine_slot *slot, uint32_t member,
+			 int32_t result);
+
+/* ---- uring_fds.c ---- */
+
+void uring_signal(struct virtq_engine *e, struct virtq_engine_queue *q,
+		  enum virtq_engine_fd which);
+void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q);
+void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q);
+void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
+		   enum virtq_engine_fd which);
+/* What is out for one of the fds has completed. Returns true if the loop has something to do. */
+bool uring_fd_completed(struct virtq_engine *e, struct virtq_engine_queue *q,
+			enum engine_aux_kind kind, const struct io_uring_cqe *cqe);
+/* The same of a call (COOKIE_QUIET), which is heard of only if it has failed. */
+bool uring_call_failed(struct virtq_engine_queue *q);
 
 /* ---- uring_registered.c ---- */
 
