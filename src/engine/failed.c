@@ -67,9 +67,11 @@ void engine_give_up(struct virtq_engine *e)
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
 		queue_mark_broken(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
 		queue_give_chances(q);
-		/* The last calls may not have got out. */
-		if (q->fds[VIRTQ_FD_CALL] >= 0 && !q->forget)
-			queue_call(q);
+		if (q->fds[VIRTQ_FD_CALL] < 0 || q->forget)
+			continue;
+		/* The last calls may not have got out; a call that was owed is what this one is. */
+		queue_forget_call(q);
+		failed_io.signal(e, q, VIRTQ_FD_CALL);
 	}
 	if (e->config.failed)
 		e->config.failed(e->config.failed_arg, e, e->failed);

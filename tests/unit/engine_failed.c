@@ -423,6 +423,47 @@ static void the_last_kick_is_a_kick(void **state)
 	close(t.fds[1]);
 }
 
+/* The signal to be on the safe side is no call for a batch; one that was owed is. */
+static void calls_add_up_to_the_end(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine_stats stats;
+	struct virtq_engine *engine;
+	struct trap t;
+	struct stand st;
+
+	for (unsigned int owed = 0; owed < 2; owed++) {
+		trap_init(&t);
+		engine = engine_with(&(struct virtq_engine_config){
+			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .stepped = true });
+		stand_open_on(&st, engine, s, &t.model);
+		if (owed)
+			virtq_engine_queue_coalesce(st.queue, 8, 1000000);
+		send_what(&st, "pd");		/* one stays, one is answered */
+		for (unsigned int i = 0; i < 20; i++)
+			virtq_engine_step(engine);
+		assert_int_equal(st.queue->owes_call, owed);
+		virtq_notify_clear(st.call);
+		engine->failed = -EPERM;
+		virtq_engine_step(engine);
+		assert_int_equal(poll(&(struct pollfd){ st.call, POLLIN, 0 }, 1, 0), 1);
+		for (unsigned int ms = 0; !t.failed; ms++) {
+			assert_true(ms < WAIT_MS);
+			virtq_engine_step(engine);
+			usleep(1000);
+		}
+		for (unsigned int i = 0; i < 20; i++)
+			virtq_engine_step(engine);
+		virtq_engine_queue_stats(st.queue, &stats);
+		assert_int_equal(stats.batches, 2);
+		assert_int_equal(stats.calls + stats.suppressed + stats.coalesced, 2);
+		stand_close(&st);
+		virtq_engine_destroy(engine);
+		close(t.fds[0]);
+		close(t.fds[1]);
+	}
+}
+
 /* The filter stays on the thread that steps: one that ends after this test. */
 struct stepper {
 	const struct setting *s;
@@ -567,6 +608,7 @@ int main(void)
 		ON_ENGINES(a_failed_engine_leaves_nothing_to_wait_for),
 		ON_ENGINES(a_removed_queue_takes_no_kick),
 		ON_ENGINES(the_last_kick_is_a_kick),
+		ON_ENGINES(calls_add_up_to_the_end),
 		ON(uring_split, what_never_passes_is_a_failure),
 		ON(uring_split, a_wakeup_that_cannot_be_read_is_a_failure),
 		ON_ENGINES(a_stepped_engine_fails_as_well),
