@@ -5,6 +5,8 @@
  *   store.c         which of them a name means; sizes; the end
  *   store_file.c    a file: opened, locked, measured
  *   store_file_io.c the same: read, written, discarded
+ *   store_file_sync.c   the same: made stable
+ *   store_file_erase.c  the same: erased, if it is a block device
  *   store_memory.c  nothing, and memory
  *   store_nbd_open.c  a network block device, where there is libnbd: connected, measured
  *   store_nbd_link.c  the same: lost, made again

@@ -21,6 +21,7 @@
 /* Longest ranges at once: what takes long keeps the queue's other requests waiting. */
 #define DISCARD_MAX ((uint64_t)1 << 30)
 #define ZERO_MAX ((uint64_t)64 << 20)
+#define ERASE_MAX ((uint64_t)1 << 30)
 
 /* ---- Locks --------------------------------------------------------------- */
 
@@ -143,6 +144,10 @@ static int measure_device(struct file_store *f, dev_t device)
 	}
 	info->zero_max = ZERO_MAX;
 	info->zero_unmaps = !f->no_punch;
+	if (!info->read_only && file_can_erase(f->fd)) {
+		info->erase_max = ERASE_MAX;
+		info->erase_align = queue_limit(device, "discard_granularity");
+	}
 	return 0;
 }
 
@@ -209,6 +214,8 @@ static void settle(struct virtq_store_info *info)
 		info->opt_io = 0;
 	if (info->discard_align % STORE_SECTOR_BYTES)
 		info->discard_align = 0;
+	if (info->erase_align % STORE_SECTOR_BYTES)
+		info->erase_align = 0;
 }
 
 /* ---- O_DIRECT ------------------------------------------------------------ */
@@ -317,6 +324,7 @@ static void file_close(struct virtq_store *store)
 		close(f->fd);
 	pthread_mutex_destroy(&f->bounce_lock);
 	sync_gate_close(&f->gate);
+	eraser_close(&f->eraser);
 	free(f);
 }
 
@@ -369,6 +377,7 @@ int store_file_open(struct virtq_store **out, const char *path,
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&f->bounce_lock, NULL);
 	sync_gate_open(&f->gate);
+	eraser_open(&f->eraser);
 	rc = open_file(f, path, options, err);
 	if (rc) {
 		file_close(&f->store);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A file as a store: what its opening (store_file.c), its turning (store_file_io.c)
- * and its syncs (store_file_sync.c) share.
+ * A file as a store: what its opening (store_file.c), its turning (store_file_io.c),
+ * its syncs (store_file_sync.c) and its thread that erases (store_file_erase.c) share.
  */
 #ifndef VIRTQ_DEV_STORE_FILE_H
 #define VIRTQ_DEV_STORE_FILE_H
@@ -27,6 +27,21 @@ struct sync_gate {
 	struct virtq_store_io **covered_end;	/* up to here it is for these, too */
 };
 
+/*
+ * Ranges to be erased and the thread that does it; see store_file_erase.c. Owner of
+ * all of it: whoever has the lock.
+ */
+struct eraser {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool started;			/* the thread */
+	bool quit;
+	pthread_t thread;
+	struct virtq_store_io *waiting, **end;
+	struct virtq_store_io *at_work;	/* what the thread erases */
+	bool dropped;			/* it shall end as soon as it can */
+};
+
 struct file_store {
 	struct virtq_store store;
 	bool is_device;				/* constant */
@@ -40,6 +55,7 @@ struct file_store {
 	bool no_punch, no_zero_range;
 
 	struct sync_gate gate;
+	struct eraser eraser;
 
 	/* One mapping of all buffers, which costs nothing until it is touched; NULL for none. */
 	uint8_t *bounce;
@@ -55,6 +71,7 @@ enum file_stage {
 	FILE_PUNCHES,		/* a hole: reads as zeroes, and keeps no space */
 	FILE_KEEPS,		/* takes the space of a hole again */
 	FILE_ZEROES,		/* zeroes that keep their space */
+	FILE_ERASES,		/* held: by the thread, or until it comes to this one */
 	FILE_WAITS_FOR_SYNC,	/* held: somebody else's shall end, which may be for this one too */
 	FILE_LEADS,		/* held no longer: the next sync is its own */
 	FILE_SYNCS,
@@ -98,5 +115,16 @@ enum virtq_verdict file_sync_lead(struct file_store *f, struct virtq_store_io *i
 void file_synced(struct file_store *f, int64_t result);
 /* Returns true if @io waited: then it is the caller's to complete. */
 bool file_sync_cancel(struct file_store *f, struct virtq_store_io *io);
+
+/* store_file_erase.c */
+/* Whether the block device opened as @fd, for writing, can. Changes nothing. */
+bool file_can_erase(int fd);
+void eraser_open(struct eraser *eraser);
+/* Nothing waits. */
+void eraser_close(struct eraser *eraser);
+/* Not stable yet when it ends. After VIRTQ_HOLD @io is not to be touched any more. */
+enum virtq_verdict file_erase(struct file_store *f, struct virtq_store_io *io);
+/* Returns true if @io waited: then it is the caller's to complete. */
+bool file_erase_cancel(struct file_store *f, struct virtq_store_io *io);
 
 #endif

@@ -91,7 +91,7 @@ void file_cancel(struct virtq_store *store, struct virtq_store_io *io)
 	if (waits)
 		stop_waiting(f, at);
 	pthread_mutex_unlock(&f->bounce_lock);
-	if (waits || file_sync_cancel(f, io))
+	if (waits || file_sync_cancel(f, io) || file_erase_cancel(f, io))
 		virtq_engine_complete(io->req, -ECANCELED);
 }
 
@@ -292,6 +292,8 @@ enum virtq_verdict file_start(struct virtq_store *store, struct virtq_store_io *
 	case VIRTQ_STORE_ZERO:
 		return make_zeroes(f, io, op);
 	case VIRTQ_STORE_ERASE:
+		if (f->store.info.erase_max)
+			return file_erase(f, io);
 		break;
 	}
 	return ended(io, -EOPNOTSUPP);
@@ -326,6 +328,9 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 			return make_zeroes(f, io, op);
 		}
 		return result < 0 ? ended(io, result) : performed(f, io, op);
+	case FILE_ERASES:
+		/* What is gone for good does not come back with the power. */
+		return result < 0 ? ended(io, result) : file_sync(f, io, op);
 	case FILE_WAITS_FOR_SYNC:
 		break;
 	case FILE_LEADS:
