@@ -105,9 +105,7 @@ static void ram_zero(const struct ram_store *ram, const struct virtq_store_io *i
  */
 static void ram_erase(const struct ram_store *ram, const struct virtq_store_io *io)
 {
-	memset(ram->memory + io->offset, 0, (size_t)io->bytes);
-	/* The compiler is not to leave out what nobody seems to read before it is gone. */
-	__asm__ volatile("" : : "r"(ram->memory) : "memory");
+	explicit_bzero(ram->memory + io->offset, (size_t)io->bytes);
 	ram_discard(ram, io->offset, io->bytes);
 }
 
