@@ -94,7 +94,9 @@ VIRTQ_API int virtq_vhost_user_server_create(struct virtq_vhost_user_server **ou
  * virtq_vhost_user_serve - serve one client after another until told to stop
  *
  * A client that misbehaves loses its connection and nothing else. While one is
- * connected, further ones wait in the socket's backlog.
+ * served, further ones wait: sixteen of them here, the rest in the socket's backlog.
+ * One that says nothing is passed over, and when others wait for its place hung up on
+ * after five seconds, the oldest first.
  *
  * May be called again afterwards. A stop that comes before it ends it at once.
  *
@@ -110,7 +112,8 @@ VIRTQ_API void virtq_vhost_user_server_stop(struct virtq_vhost_user_server *serv
 
 /**
  * virtq_vhost_user_server_stats - counters of one queue, over all clients so far
- * Return: 0, or -EINVAL for a queue that the device does not have. Thread: any.
+ * Return: 0, or -EINVAL for a queue that the device does not have. Thread: any. Does
+ *	not wait, not even for a queue that is at its end.
  */
 VIRTQ_API int virtq_vhost_user_server_stats(struct virtq_vhost_user_server *server,
 					    unsigned int queue,

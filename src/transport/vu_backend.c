@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The vhost-user back end: a listening socket, and one client after another. Who
- * comes while another is served is taken in at once and waits here, so that
- * those who only looked and went do not fill the socket's backlog.
- */
+/* The vhost-user back end: a listening socket, and one client after another. */
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,15 +14,13 @@
 #include "base/error.h"
 #include "transport/features.h"
 #include "transport/vu_session.h"
+#include "transport/vu_waiting.h"
 
 /* Longest that an engine lets a call wait. */
 #define COALESCE_US_MAX 1000000u
 
 /* How long to wait for descriptors or memory to be free again before the next accept. */
 #define ACCEPT_RETRY_MS 100
-
-/* Clients that wait here; further ones do so in the backlog. */
-#define WAITING_MAX 16u
 
 struct virtq_vhost_user_server {
 	struct virtq_vhost_user_server_config config;	/* constant */
@@ -35,8 +29,7 @@ struct virtq_vhost_user_server {
 	struct vuser_counters counters;
 	struct vuser_channel channel;
 	struct vuser_control control;
-	int waiting[WAITING_MAX];	/* connections, the oldest first */
-	unsigned int waiting_count;
+	struct vuser_waiting waiting;
 	bool shortage;			/* accepting is of no use at the moment */
 	struct pollfd *polls;		/* see below, one per ring, one for each who waits */
 	unsigned int waiting_polls;	/* where the latter begin */
@@ -73,7 +66,7 @@ int virtq_vhost_user_server_create(struct virtq_vhost_user_server **out,
 		return error_set(err, -ENOMEM, "no memory for a server");
 	server->config = *config;
 	server->counters.queue = calloc(config->model->queues, sizeof(*server->counters.queue));
-	server->polls = calloc(POLL_RINGS + config->model->queues + WAITING_MAX,
+	server->polls = calloc(POLL_RINGS + config->model->queues + VUSER_WAITING_MAX,
 			       sizeof(*server->polls));
 	server->stop_fd = virtq_notify_open();
 	rc = server->stop_fd < 0 ? server->stop_fd : 0;
@@ -104,8 +97,7 @@ void virtq_vhost_user_server_destroy(struct virtq_vhost_user_server *server)
 {
 	if (!server)
 		return;
-	while (server->waiting_count)
-		close(server->waiting[--server->waiting_count]);
+	vuser_waiting_fini(&server->waiting);
 	vuser_channel_fini(&server->channel);
 	vuser_control_fini(&server->control);
 	pthread_mutex_destroy(&server->counters.lock);
@@ -163,21 +155,24 @@ static int wait_for_something(struct virtq_vhost_user_server *server,
 			      const struct vuser_session *s)
 {
 	struct pollfd *polls = server->polls;
-	bool deaf = server->shortage || server->waiting_count == WAITING_MAX;
+	int room_ms = vuser_waiting_room_ms(&server->waiting);
+	int timeout_ms = room_ms ? room_ms : -1;
+	bool deaf = server->shortage || room_ms;
 	nfds_t count = POLL_RINGS;
 	int n;
 
-	/* In a shortage the waiting client would wake us at once, again and again. */
+	if (server->shortage && (timeout_ms < 0 || timeout_ms > ACCEPT_RETRY_MS))
+		timeout_ms = ACCEPT_RETRY_MS;
+	/* Who cannot be taken in would wake us at once, again and again. */
 	polls[POLL_STOP] = (struct pollfd){ server->stop_fd, POLLIN, 0 };
 	polls[POLL_LISTEN] = (struct pollfd){ deaf ? -1 : server->config.listen_fd, POLLIN, 0 };
 	polls[POLL_CLIENT] = (struct pollfd){ s ? s->fd : -1, POLLIN, 0 };
 	for (unsigned int i = 0; s && i < s->vring_count; i++)
 		polls[count++] = (struct pollfd){ s->vrings[i].broken_fd, POLLIN, 0 };
 	server->waiting_polls = (unsigned int)count;
-	for (unsigned int i = 0; i < server->waiting_count; i++)
-		polls[count++] = (struct pollfd){ server->waiting[i], s ? 0 : POLLIN, 0 };
+	count += vuser_waiting_poll(&server->waiting, &polls[count], s ? 0 : POLLIN);
 	do
-		n = poll(polls, count, server->shortage ? ACCEPT_RETRY_MS : -1);
+		n = poll(polls, count, timeout_ms);
 	while (n < 0 && errno == EINTR);
 	return n < 0 ? -errno : 0;
 }
@@ -208,54 +203,15 @@ static int admit(struct virtq_vhost_user_server *server)
 	server->shortage = false;
 	if (!had_shortage && !server->polls[POLL_LISTEN].revents)
 		return 0;
-	if (server->waiting_count == WAITING_MAX)
+	if (!vuser_waiting_make_room(&server->waiting))
 		return 0;
 	fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd >= 0) {
-		server->waiting[server->waiting_count++] = fd;
+		vuser_waiting_add(&server->waiting, fd);
 		return 0;
 	}
 	server->shortage = errno != EAGAIN && errno != EINTR;
 	return accept_may_succeed_later(errno) ? 0 : -errno;
-}
-
-static int take_waiting(struct virtq_vhost_user_server *server, unsigned int i)
-{
-	int fd = server->waiting[i];
-
-	server->waiting_count--;
-	memmove(&server->waiting[i], &server->waiting[i + 1],
-		(server->waiting_count - i) * sizeof(server->waiting[0]));
-	return fd;
-}
-
-/* Let those go who hung up while another was served. */
-static void dismiss_gone(struct virtq_vhost_user_server *server)
-{
-	for (unsigned int i = server->waiting_count; i--;)
-		if (server->polls[server->waiting_polls + i].revents)
-			close(take_waiting(server, i));
-}
-
-/*
- * Who has waited longest of those who said a first word; -1 for nobody. Who hung up
- * before that, as one who only wants to know whose socket this is does, is no client.
- */
-static int next_client(struct virtq_vhost_user_server *server)
-{
-	for (unsigned int i = 0; i < server->waiting_count;) {
-		int fd = server->waiting[i];
-		char byte;
-		ssize_t n = recv(fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
-
-		if (n > 0)
-			return take_waiting(server, i);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			i++;
-		else
-			close(take_waiting(server, i));
-	}
-	return -1;
 }
 
 /* From here on other threads find its queues. */
@@ -313,7 +269,8 @@ static void serve_client(struct virtq_vhost_user_server *server, int fd)
 		}
 		if (stop_asked(server))
 			break;
-		dismiss_gone(server);
+		vuser_waiting_dismiss_gone(&server->waiting,
+					   &server->polls[server->waiting_polls]);
 		/* A socket that is broken is found to be so when this one has gone, too. */
 		if (admit(server))
 			server->shortage = true;
@@ -346,7 +303,7 @@ int virtq_vhost_user_serve(struct virtq_vhost_user_server *server, struct virtq_
 			error_set_errno(err, rc, "cannot accept clients");
 			break;
 		}
-		fd = next_client(server);
+		fd = vuser_waiting_next(&server->waiting);
 		if (fd < 0)
 			continue;
 		serve_client(server, fd);

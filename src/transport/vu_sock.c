@@ -26,6 +26,13 @@ uint64_t vuser_deadline_ns(unsigned int timeout_ms)
 	return now_ns() + (uint64_t)timeout_ms * NS_PER_MS;
 }
 
+int vuser_ms_left(uint64_t deadline_ns)
+{
+	uint64_t now = now_ns();
+
+	return deadline_ns > now ? (int)((deadline_ns - now - 1) / NS_PER_MS + 1) : 0;
+}
+
 static int wait_for(struct pollfd *polls, nfds_t count, uint64_t deadline_ns)
 {
 	for (;;) {

@@ -16,6 +16,8 @@ struct vuser_receiver {
 
 /* The moment @timeout_ms from now, on the monotonic clock. */
 uint64_t vuser_deadline_ns(unsigned int timeout_ms);
+/* How long it is until then: 0 only if it is over. */
+int vuser_ms_left(uint64_t deadline_ns);
 
 /* Wait for poll events on @fd. 0, -ETIMEDOUT or -errno. */
 int vuser_wait(int fd, short events, uint64_t deadline_ns);

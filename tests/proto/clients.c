@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "transport/vu_waiting.h"
 
 /* VU-BE-101: a thousand clients, with memory and a running queue, leave nothing behind. */
 static void test_thousand_clients_leave_no_fd(void **state)
@@ -295,6 +299,96 @@ static void test_those_who_go_leave_room_in_the_backlog(void **state)
 	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 3);
 }
 
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* It is closed: within @ms, or at 0, already. */
+static bool hung_up_on(int fd, unsigned int ms)
+{
+	struct pollfd p = { fd, POLLIN, 0 };
+	char byte;
+
+	return poll(&p, 1, (int)ms) == 1 && recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+/*
+ * Clients that say nothing fill the room for those who wait. When others wait for room
+ * the oldest of them go, but none before its time is over; who has spoken
+ * stays, and so do those who are in nobody's way.
+ */
+static void test_mute_crowd_gives_way(void **state)
+{
+	enum { CROWD = VUSER_WAITING_MAX - 1, MORE = 3 };
+	struct rig *r = *state;
+	int served = client_connect(r), spoke, late, mute[CROWD], more[MORE];
+	uint64_t begin;
+
+	client_alive(served);
+	spoke = client_connect(r);
+	client_send(spoke, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	for (unsigned int i = 0; i < CROWD; i++)
+		mute[i] = client_connect(r);
+	/* One will never say anything, and holds on even so. */
+	assert_int_equal(shutdown(mute[1], SHUT_WR), 0);
+	client_alive(served);
+	begin = now_ms();
+	for (unsigned int i = 0; i < MORE; i++)
+		more[i] = client_connect(r);
+	late = client_connect(r);
+	client_send(late, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+
+	/* Each of those who wait outside takes one place. */
+	for (unsigned int i = 0; i < MORE + 1; i++)
+		assert_true(hung_up_on(mute[i], VUSER_MUTE_MS + 3000));
+	assert_in_range(now_ms() - begin, VUSER_MUTE_MS - 500, VUSER_MUTE_MS + 3000);
+	client_alive(served);
+	client_silent(spoke, 0);
+	close(served);
+	assert_int_equal(client_reply_u64(spoke, VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+	close(spoke);
+	assert_int_equal(client_reply_u64(late, VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+	close(late);
+	/* There is room now. */
+	for (unsigned int i = MORE + 1; i < CROWD; i++)
+		assert_false(hung_up_on(mute[i], 0));
+	for (unsigned int i = 0; i < MORE; i++)
+		assert_false(hung_up_on(more[i], 0));
+	client_alive(mute[CROWD - 1]);
+	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 4);
+	assert_int_equal(rig_events(r, VIRTQ_VU_REFUSED), 0);
+	for (unsigned int i = 0; i < CROWD; i++)
+		close(mute[i]);
+	for (unsigned int i = 0; i < MORE; i++)
+		close(more[i]);
+}
+
+/* So it is while nobody is served: the first to speak is. */
+static void test_mute_crowd_and_nobody_is_served(void **state)
+{
+	enum { CROWD = VUSER_WAITING_MAX + 2 };
+	struct rig *r = *state;
+	int mute[CROWD], fd;
+
+	for (unsigned int i = 0; i < CROWD; i++)
+		mute[i] = client_connect(r);
+	fd = client_connect(r);
+	client_send(fd, VHOST_USER_GET_QUEUE_NUM, NULL, 0);
+	client_silent(fd, 100);			/* there is no room yet */
+	assert_true(hung_up_on(mute[0], VUSER_MUTE_MS + 3000));
+	assert_int_equal(client_reply_u64(fd, VHOST_USER_GET_QUEUE_NUM), TOY_QUEUES);
+	for (unsigned int i = 3; i < CROWD; i++)
+		assert_false(hung_up_on(mute[i], 0));
+	client_alive(fd);
+	close(fd);
+	for (unsigned int i = 0; i < CROWD; i++)
+		close(mute[i]);
+}
+
 /* More clients than wait inside the server: all are served, one after another. */
 static void test_many_clients_wait(void **state)
 {
@@ -325,6 +419,8 @@ int main(void)
 		CASE(test_who_says_nothing_is_no_client),
 		CASE(test_those_who_go_leave_room_in_the_backlog),
 		CASE(test_many_clients_wait),
+		CASE(test_mute_crowd_gives_way),
+		CASE(test_mute_crowd_and_nobody_is_served),
 		CASE(test_calls_wait_as_configured),
 		CASE(test_sessions_begin_anew),
 		CASE(test_stop_and_serve_again),
