@@ -219,13 +219,21 @@ static enum virtq_verdict start_ranges(struct blk *blk, struct blk_req *br,
 				       virtq_le32 max_sectors, virtq_le32 max_ranges,
 				       struct virtq_op *op)
 {
-	uint64_t count = br->req.rd.bytes / sizeof(br->ranges[0]);
+	uint64_t count;
 
 	if (blk->read_only)
 		return answer(br, VIRTIO_BLK_S_IOERR);	/* BLK-DEV-012 */
 	if (!le32_value(max_sectors))
 		return answer(br, VIRTIO_BLK_S_UNSUPP);	/* BLK-DEV-029 */
-	if (br->req.rd.bytes % sizeof(br->ranges[0]) || count > le32_value(max_ranges))
+	/*
+	 * Linux takes a type's lowest bit for the direction, as READ and WRITE have it.
+	 * Erase has it not: the ranges are in what the device may write, and nowhere else.
+	 */
+	if (br->type == VIRTIO_BLK_T_SECURE_ERASE && !br->req.rd.bytes)
+		br->req.rd = br->req.wr;
+	count = br->req.rd.bytes / sizeof(br->ranges[0]);
+	/* At least one: who is told that all went well believes that something was done. */
+	if (!count || br->req.rd.bytes % sizeof(br->ranges[0]) || count > le32_value(max_ranges))
 		return answer(br, VIRTIO_BLK_S_IOERR);
 	/* UNTRUSTED: copied, then all of them checked, before the first is acted upon. */
 	virtq_req_read(&br->req, br->ranges, (size_t)count * sizeof(br->ranges[0]));

@@ -97,7 +97,8 @@ static void nothing_to_do_is_done(void **state)
 
 	for (size_t t = 0; t < 3; t++) {
 		open_write_back(&r, state, NULL);
-		assert_int_equal(send_ranges(&r, types[t], empty, 0), VIRTIO_BLK_S_OK);
+		/* But not for who names no range at all: nothing can have been meant by that. */
+		assert_int_equal(send_ranges(&r, types[t], empty, 0), VIRTIO_BLK_S_IOERR);
 		assert_int_equal(r.shelf->count, 0);
 		assert_int_equal(send_ranges(&r, types[t], empty, 2), VIRTIO_BLK_S_OK);
 		assert_int_equal(r.shelf->count, 0);
@@ -243,6 +244,73 @@ static void lengths_and_counts(void **state)
 		assert_int_equal(r.shelf->count, RANGES_MAX);
 		rig_close(&r);
 	}
+}
+
+/* Header, @readable and @writable bytes, the former first, of @ranges; the status, which it returns. */
+static uint8_t send_both(struct rig *r, uint32_t type, int readable, int writable,
+			 const void *ranges)
+{
+	struct framing f = { "both", { 16, readable }, { writable, 1 } };
+	const uint8_t *from = ranges;
+	struct chain c;
+
+	if (!writable)
+		f = (struct framing){ "none", { 16, readable }, { 1 } };
+	rig_frame(r, &c, &f, type, 0);
+	for (int i = 0; i < readable; i++)
+		*rig_byte(r, &c, false, 16 + (size_t)i) = *from++;
+	for (int i = 0; i < writable; i++)
+		*rig_byte(r, &c, true, (size_t)i) = *from++;
+	rig_serve(r, &c);
+	assert_int_equal(r->verdict, VIRTQ_DONE);
+	/* What was not written is not touched. */
+	for (int i = 0; i < writable; i++)
+		assert_int_equal(*rig_byte(r, &c, true, (size_t)i),
+				 ((const uint8_t *)ranges)[readable + i]);
+	return *rig_byte(r, &c, true, (size_t)writable);
+}
+
+/*
+ * Linux has the ranges of an erase in writable memory. So there they are looked for,
+ * of this type, and if there are none where they belong. S-DEV-004 and P-DEV-002 say
+ * "should"; the other choice is to tell the driver that data is gone which is not.
+ */
+static void ranges_of_an_erase_may_be_writable(void **state)
+{
+	struct virtq_blk_discard_write_zeroes raw[RANGES_MAX + 1];
+	struct rig r;
+
+	for (size_t i = 0; i <= RANGES_MAX; i++)
+		virtq_blk_range(&raw[i], i % DISK_SECTORS, 1, false);
+	open_write_back(&r, state, NULL);
+	for (size_t t = 0; t < 2; t++) {
+		assert_int_equal(send_both(&r, types[t], 0, 16, raw), VIRTIO_BLK_S_IOERR);
+		assert_int_equal(r.shelf->count, 0);
+	}
+	assert_int_equal(send_both(&r, ERASE, 0, 15, raw), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(send_both(&r, ERASE, 0, sizeof(raw), raw), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(send_both(&r, ERASE, 0, 0, raw), VIRTIO_BLK_S_IOERR);
+	raw[1].flags = le32_make(1);
+	assert_int_equal(send_both(&r, ERASE, 0, 32, raw), VIRTIO_BLK_S_UNSUPP);
+	raw[1].flags = le32_make(0);
+	raw[1].sector = le64_make(DISK_SECTORS);
+	assert_int_equal(send_both(&r, ERASE, 0, 32, raw), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(r.shelf->count, 0);
+	rig_assert_unchanged(&r);
+
+	virtq_blk_range(&raw[1], 5, 2, false);
+	assert_int_equal(send_both(&r, ERASE, 0, 32, raw), VIRTIO_BLK_S_OK);
+	assert_int_equal(r.used_bytes, 0);	/* the status lies behind what nobody wrote */
+	assert_int_equal(r.shelf->count, 2);
+	shelf_assert(r.shelf, 0, VIRTQ_STORE_ERASE, 0, 0, 512);
+	shelf_assert(r.shelf, 1, VIRTQ_STORE_ERASE, 0, 5 * 512, 2 * 512);
+
+	/* Where they belong is enough. */
+	virtq_blk_range(&raw[0], 3, 1, false);
+	assert_int_equal(send_both(&r, ERASE, 16, 16, raw), VIRTIO_BLK_S_OK);
+	assert_int_equal(r.shelf->count, 1);
+	shelf_assert(r.shelf, 0, VIRTQ_STORE_ERASE, 0, 3 * 512, 512);
+	rig_close(&r);
 }
 
 /* BLK-DEV-029. */
@@ -395,6 +463,7 @@ int main(void)
 		ON_ALL(ranges_that_are_not_on_the_disk),
 		ON_ALL(longer_than_the_store_can),
 		ON_ALL(lengths_and_counts),
+		ON_ALL(ranges_of_an_erase_may_be_writable),
 		ON_ALL(what_is_not_offered_is_unsupported),
 		ON_HOLD(ranges_are_read_once),
 		ON_ALL(a_failed_range_ends_the_request),
