@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The vhost-user front end: drives a device in another process. */
 #include <fcntl.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,8 +16,7 @@
 #include "ring/layout.h"
 #include "transport/features.h"
 #include "transport/transport.h"
-#include "transport/vu_channel.h"
-#include "transport/vu_sock.h"
+#include "transport/vu_call.h"
 
 #define TIMEOUT_MS_DEFAULT 10000u
 
@@ -34,15 +32,11 @@
 
 struct vuser_frontend {
 	struct virtq_transport transport;
-	int fd;				/* -1 once the connection is lost */
-	unsigned int timeout_ms;
+	struct vuser_caller c;
 	uint64_t raw_features;
 	uint64_t protocol_offered;
 	uint64_t protocol_agreed;
 	uint64_t mem_slots;
-	struct vuser_msg msg;		/* the request under way */
-	struct vuser_receiver rx;	/* its reply */
-	struct vuser_listener listener;	/* what the back end says unasked */
 };
 
 static const struct transport_ops frontend_ops;
@@ -57,124 +51,6 @@ static bool agreed(const struct vuser_frontend *fe, unsigned int bit)
 	return fe->protocol_agreed & BIT(bit);
 }
 
-/* ---- One request, one reply. ---- */
-
-/* VU-FE-002: after a message that went wrong the stream means nothing any more. */
-static int hang_up(struct vuser_frontend *fe, int rc)
-{
-	vuser_receiver_reset(&fe->rx);
-	if (fe->fd >= 0)
-		close(fe->fd);
-	fe->fd = -1;
-	vuser_listener_close(&fe->listener);
-	return rc;
-}
-
-static int await_reply(struct vuser_frontend *fe, bool acked, uint64_t deadline_ns,
-		       struct virtq_error *err)
-{
-	const char *name = vuser_name(fe->msg.header.request);
-
-	for (;;) {
-		int rc = vuser_receive(&fe->rx, fe->fd, &fe->msg, acked, err);
-
-		if (rc == -EPIPE)
-			return error_set(err, -EPROTO,
-					 "the back end closed the connection instead of answering %s",
-					 name);
-		if (rc)
-			return rc < 0 ? rc : 0;
-		rc = vuser_wait_either(fe->fd, fe->listener.fd, deadline_ns);
-		/* It may wait for an answer itself before it gives one (VU-FE-029). */
-		if (rc == 1)
-			vuser_listener_serve(&fe->listener);
-		else if (rc)
-			return error_set_errno(err, rc, "no answer to %s", name);
-	}
-}
-
-/*
- * Send fe->msg and take what comes back: its own reply, into fe->rx, or an
- * acknowledgement if those were agreed on (VU-FE-004, 027).
- *
- * Return: 0; -EIO if the back end refused, with the connection intact; any
- *	other error ended the connection.
- */
-static int call(struct vuser_frontend *fe, struct virtq_error *err)
-{
-	const char *name = vuser_name(fe->msg.header.request);
-	bool own = vuser_rule(fe->msg.header.request)->reply == VUSER_OWN;
-	bool acked = !own && agreed(fe, VHOST_USER_PROTOCOL_F_REPLY_ACK);
-	uint64_t deadline_ns = vuser_deadline_ns(fe->timeout_ms);
-	int rc;
-
-	if (fe->fd < 0)
-		return error_set(err, -ENOTCONN, "cannot send %s: the connection is lost", name);
-	if (acked)
-		fe->msg.header.flags |= VHOST_USER_NEED_REPLY_MASK;
-	vuser_receiver_reset(&fe->rx);
-	rc = vuser_send(fe->fd, &fe->msg, deadline_ns, err);
-	if (rc)
-		return hang_up(fe, rc);
-	if (!own && !acked)
-		return 0;
-	rc = await_reply(fe, acked, deadline_ns, err);
-	if (rc)
-		return hang_up(fe, rc);
-	vuser_close_fds(&fe->rx.msg);	/* no reply that we ask for brings any (VU-FE-031) */
-	if (acked && fe->rx.msg.payload.u64)
-		return error_set(err, -EIO, "the back end refused %s", name);
-	return 0;
-}
-
-static int call_empty(struct vuser_frontend *fe, uint32_t request, struct virtq_error *err)
-{
-	vuser_msg_init(&fe->msg, request);
-	return call(fe, err);
-}
-
-static int get_u64(struct vuser_frontend *fe, uint32_t request, uint64_t *value,
-		   struct virtq_error *err)
-{
-	int rc = call_empty(fe, request, err);
-
-	if (!rc)
-		*value = fe->rx.msg.payload.u64;
-	return rc;
-}
-
-static int set_u64(struct vuser_frontend *fe, uint32_t request, uint64_t value,
-		   struct virtq_error *err)
-{
-	vuser_msg_init(&fe->msg, request);
-	fe->msg.payload.u64 = value;
-	return call(fe, err);
-}
-
-static int set_state(struct vuser_frontend *fe, uint32_t request, uint32_t index, uint32_t num,
-		     struct virtq_error *err)
-{
-	vuser_msg_init(&fe->msg, request);
-	fe->msg.payload.state.index = index;
-	fe->msg.payload.state.num = num;
-	return call(fe, err);
-}
-
-/* VU-FE-020: bit 8 exactly when no descriptor goes along. */
-static int set_vring_fd(struct vuser_frontend *fe, uint32_t request, uint32_t index, int fd,
-			struct virtq_error *err)
-{
-	vuser_msg_init(&fe->msg, request);
-	fe->msg.payload.u64 = index;
-	if (fd < 0) {
-		fe->msg.payload.u64 |= VHOST_USER_VRING_NOFD_MASK;
-	} else {
-		fe->msg.fds[0] = fd;
-		fe->msg.fd_count = 1;
-	}
-	return call(fe, err);
-}
-
 /* ---- Opening. ---- */
 
 /* The back end's way to say that the configuration changed. One that takes none does without. */
@@ -182,17 +58,16 @@ static int open_channel(struct vuser_frontend *fe, struct virtq_error *err)
 {
 	int theirs, rc;
 
-	rc = vuser_listener_open(&fe->listener, agreed(fe, VHOST_USER_PROTOCOL_F_REPLY_ACK),
-				 &theirs);
+	rc = vuser_listener_open(&fe->c.listener, fe->c.acks, &theirs);
 	if (rc)
 		return error_set_errno(err, rc, "cannot make a channel for the back end");
-	vuser_msg_init(&fe->msg, VHOST_USER_SET_BACKEND_REQ_FD);
-	fe->msg.fds[0] = theirs;
-	fe->msg.fd_count = 1;
-	rc = call(fe, err);
+	vuser_msg_init(&fe->c.msg, VHOST_USER_SET_BACKEND_REQ_FD);
+	fe->c.msg.fds[0] = theirs;
+	fe->c.msg.fd_count = 1;
+	rc = vuser_call(&fe->c, err);
 	close(theirs);
 	if (rc == -EIO) {
-		vuser_listener_close(&fe->listener);
+		vuser_listener_close(&fe->c.listener);
 		rc = 0;
 	}
 	return rc;
@@ -203,19 +78,21 @@ static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err
 	uint64_t queues = 1, common;
 	int rc;
 
-	rc = get_u64(fe, VHOST_USER_GET_PROTOCOL_FEATURES, &fe->protocol_offered, err);
+	rc = vuser_get_u64(&fe->c, VHOST_USER_GET_PROTOCOL_FEATURES, &fe->protocol_offered,
+			   err);
 	if (rc)
 		return rc;
 	common = fe->protocol_offered & PROTOCOL_FEATURES;
 	/* All that we would hear of on the channel is the configuration. */
 	if (!(common & BIT(VHOST_USER_PROTOCOL_F_CONFIG)))
 		common &= ~BIT(VHOST_USER_PROTOCOL_F_BACKEND_REQ);
-	rc = set_u64(fe, VHOST_USER_SET_PROTOCOL_FEATURES, common, err);
+	rc = vuser_set_u64(&fe->c, VHOST_USER_SET_PROTOCOL_FEATURES, common, err);
 	if (rc)
 		return rc;
 	fe->protocol_agreed = common;
+	fe->c.acks = agreed(fe, VHOST_USER_PROTOCOL_F_REPLY_ACK);
 	if (agreed(fe, VHOST_USER_PROTOCOL_F_MQ)) {
-		rc = get_u64(fe, VHOST_USER_GET_QUEUE_NUM, &queues, err);
+		rc = vuser_get_u64(&fe->c, VHOST_USER_GET_QUEUE_NUM, &queues, err);
 		if (rc)
 			return rc;
 	}
@@ -224,7 +101,7 @@ static int negotiate_protocol(struct vuser_frontend *fe, struct virtq_error *err
 	fe->transport.queues = queues < TRANSPORT_QUEUES_MAX ? (unsigned int)queues :
 							       TRANSPORT_QUEUES_MAX;
 	if (agreed(fe, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
-		rc = get_u64(fe, VHOST_USER_GET_MAX_MEM_SLOTS, &fe->mem_slots, err);
+		rc = vuser_get_u64(&fe->c, VHOST_USER_GET_MAX_MEM_SLOTS, &fe->mem_slots, err);
 	if (!rc && agreed(fe, VHOST_USER_PROTOCOL_F_BACKEND_REQ))
 		rc = open_channel(fe, err);
 	return rc;
@@ -235,9 +112,9 @@ static int negotiate(struct vuser_frontend *fe, struct virtq_error *err)
 	struct virtq_features raw = { { 0, 0 } };
 	int rc;
 
-	rc = call_empty(fe, VHOST_USER_SET_OWNER, err);
+	rc = vuser_call_empty(&fe->c, VHOST_USER_SET_OWNER, err);
 	if (!rc)
-		rc = get_u64(fe, VHOST_USER_GET_FEATURES, &fe->raw_features, err);
+		rc = vuser_get_u64(&fe->c, VHOST_USER_GET_FEATURES, &fe->raw_features, err);
 	if (rc)
 		return rc;
 	/* The protocol carries 64 bits; two of them, 26 and 30, are its own. */
@@ -261,14 +138,14 @@ int virtq_vhost_user_attach(struct virtq_transport **out, int fd, unsigned int t
 	}
 	fe->transport.ops = &frontend_ops;
 	fe->transport.queues = 1;
-	fe->fd = fd;
-	fe->listener.fd = -1;
-	fe->timeout_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
+	fe->c.fd = fd;
+	fe->c.listener.fd = -1;
+	fe->c.timeout_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
 	fe->mem_slots = VHOST_MEMORY_BASELINE_NREGIONS;
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
 	rc = negotiate(fe, err);
 	if (rc) {
-		hang_up(fe, rc);
+		vuser_hang_up(&fe->c, rc);
 		free(fe);
 		return rc;
 	}
@@ -314,7 +191,7 @@ static int frontend_accept(struct virtq_transport *t, struct virtq_features feat
 
 	/* Bit 30 is not the driver's: it says that rings begin disabled (VU-FE-008). */
 	wire |= fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES);
-	return set_u64(fe, VHOST_USER_SET_FEATURES, wire, err);
+	return vuser_set_u64(&fe->c, VHOST_USER_SET_FEATURES, wire, err);
 }
 
 static int frontend_config_read(struct virtq_transport *t, unsigned int offset, void *dst,
@@ -326,16 +203,16 @@ static int frontend_config_read(struct virtq_transport *t, unsigned int offset, 
 	if (!agreed(fe, VHOST_USER_PROTOCOL_F_CONFIG))
 		return error_set(err, -ENOTSUP, "the back end shows no configuration space");
 	/* From the start: there are back ends that ignore the offset. */
-	vuser_msg_init(&fe->msg, VHOST_USER_GET_CONFIG);
-	vuser_msg_set_config(&fe->msg, 0, offset + len);
-	rc = call(fe, err);
+	vuser_msg_init(&fe->c.msg, VHOST_USER_GET_CONFIG);
+	vuser_msg_set_config(&fe->c.msg, 0, offset + len);
+	rc = vuser_call(&fe->c, err);
 	if (rc)
 		return rc;
-	if (!fe->rx.msg.header.size)	/* VU-FE-032 */
+	if (!fe->c.rx.msg.header.size)	/* VU-FE-032 */
 		return error_set(err, -EIO,
 				 "the back end refused to show %u bytes of configuration space",
 				 offset + len);
-	memcpy(dst, fe->rx.msg.payload.config.region + offset, len);
+	memcpy(dst, fe->c.rx.msg.payload.config.region + offset, len);
 	return 0;
 }
 
@@ -346,24 +223,24 @@ static int frontend_config_write(struct virtq_transport *t, unsigned int offset,
 
 	if (!agreed(fe, VHOST_USER_PROTOCOL_F_CONFIG))
 		return error_set(err, -ENOTSUP, "the back end shows no configuration space");
-	vuser_msg_init(&fe->msg, VHOST_USER_SET_CONFIG);
-	vuser_msg_set_config(&fe->msg, offset, len);
-	fe->msg.payload.config.flags = VHOST_USER_CONFIG_WRITABLE;
-	memcpy(fe->msg.payload.config.region, src, len);
-	return call(fe, err);
+	vuser_msg_init(&fe->c.msg, VHOST_USER_SET_CONFIG);
+	vuser_msg_set_config(&fe->c.msg, offset, len);
+	fe->c.msg.payload.config.flags = VHOST_USER_CONFIG_WRITABLE;
+	memcpy(fe->c.msg.payload.config.region, src, len);
+	return vuser_call(&fe->c, err);
 }
 
 static uint32_t frontend_config_generation(struct virtq_transport *t)
 {
 	struct vuser_frontend *fe = frontend_of(t);
 
-	vuser_listener_serve(&fe->listener);
-	return fe->listener.config_changes;
+	vuser_listener_serve(&fe->c.listener);
+	return fe->c.listener.config_changes;
 }
 
 static int frontend_config_fd(const struct virtq_transport *t)
 {
-	return ((const struct vuser_frontend *)(const void *)t)->listener.fd;
+	return ((const struct vuser_frontend *)(const void *)t)->c.listener.fd;
 }
 
 static struct VhostUserMemoryRegion wire_region(const struct virtq_region *r)
@@ -380,14 +257,14 @@ static struct VhostUserMemoryRegion wire_region(const struct virtq_region *r)
 static int share_table(struct vuser_frontend *fe, const struct virtq_region *regions,
 		       unsigned int count, struct virtq_error *err)
 {
-	vuser_msg_init(&fe->msg, VHOST_USER_SET_MEM_TABLE);
-	vuser_msg_set_regions(&fe->msg, count);
+	vuser_msg_init(&fe->c.msg, VHOST_USER_SET_MEM_TABLE);
+	vuser_msg_set_regions(&fe->c.msg, count);
 	for (unsigned int i = 0; i < count; i++) {
-		fe->msg.payload.memory.regions[i] = wire_region(&regions[i]);
-		fe->msg.fds[i] = regions[i].fd;
+		fe->c.msg.payload.memory.regions[i] = wire_region(&regions[i]);
+		fe->c.msg.fds[i] = regions[i].fd;
 	}
-	fe->msg.fd_count = count;
-	return call(fe, err);
+	fe->c.msg.fd_count = count;
+	return vuser_call(&fe->c, err);
 }
 
 static bool contains(const struct virtq_region *regions, unsigned int count,
@@ -412,13 +289,13 @@ static int share_difference(struct vuser_frontend *fe, uint32_t request,
 	for (unsigned int i = 0; i < count && !rc; i++) {
 		if (contains(others, other_count, &regions[i]))
 			continue;
-		vuser_msg_init(&fe->msg, request);
-		fe->msg.payload.mem_reg.region = wire_region(&regions[i]);
+		vuser_msg_init(&fe->c.msg, request);
+		fe->c.msg.payload.mem_reg.region = wire_region(&regions[i]);
 		if (request == VHOST_USER_ADD_MEM_REG) {
-			fe->msg.fds[0] = regions[i].fd;
-			fe->msg.fd_count = 1;
+			fe->c.msg.fds[0] = regions[i].fd;
+			fe->c.msg.fd_count = 1;
 		}
-		rc = call(fe, err);
+		rc = vuser_call(&fe->c, err);
 	}
 	return rc;
 }
@@ -449,18 +326,18 @@ static int frontend_share(struct virtq_transport *t, struct virtq_map *map,
 				      err);
 	/* Half a table is no state to go on from. */
 	if (rc == -EIO)
-		hang_up(fe, rc);
+		vuser_hang_up(&fe->c, rc);
 	return rc;
 }
 
 static int set_vring_addr(struct vuser_frontend *fe, unsigned int index,
 			  const struct virtq_ring *ring, struct virtq_error *err)
 {
-	struct VhostUserVringAddr *addr = &fe->msg.payload.addr;
+	struct VhostUserVringAddr *addr = &fe->c.msg.payload.addr;
 	const struct virtq_map *map = fe->transport.map;
 	struct virtq_ring_shape shape;
 
-	vuser_msg_init(&fe->msg, VHOST_USER_SET_VRING_ADDR);
+	vuser_msg_init(&fe->c.msg, VHOST_USER_SET_VRING_ADDR);
 	addr->index = index;
 	if (virtq_ring_shape(ring->features, ring->size, &shape) ||
 	    transport_user_address(map, ring->desc, shape.desc_bytes, &addr->descriptor) ||
@@ -468,7 +345,7 @@ static int set_vring_addr(struct vuser_frontend *fe, unsigned int index,
 	    transport_user_address(map, ring->device, shape.device_bytes, &addr->used))
 		return error_set(err, -EINVAL, "the ring of queue %u is not in shared memory",
 				 index);
-	return call(fe, err);
+	return vuser_call(&fe->c, err);
 }
 
 static int frontend_start(struct virtq_transport *t, unsigned int index, struct virtq_driver *q,
@@ -478,20 +355,20 @@ static int frontend_start(struct virtq_transport *t, unsigned int index, struct 
 	const struct virtq_ring *ring = virtq_driver_ring(q);
 	int rc;
 
-	rc = set_state(fe, VHOST_USER_SET_VRING_NUM, index, ring->size, err);
+	rc = vuser_set_state(&fe->c, VHOST_USER_SET_VRING_NUM, index, ring->size, err);
 	if (!rc)
-		rc = set_state(fe, VHOST_USER_SET_VRING_BASE, index, virtq_driver_position(q),
-			       err);
+		rc = vuser_set_state(&fe->c, VHOST_USER_SET_VRING_BASE, index,
+				     virtq_driver_position(q), err);
 	if (!rc)
 		rc = set_vring_addr(fe, index, ring, err);
 	if (!rc)
-		rc = set_vring_fd(fe, VHOST_USER_SET_VRING_CALL, index, call_fd, err);
+		rc = vuser_set_fd(&fe->c, VHOST_USER_SET_VRING_CALL, index, call_fd, err);
 	if (!rc)
-		rc = set_vring_fd(fe, VHOST_USER_SET_VRING_KICK, index, kick_fd, err);
+		rc = vuser_set_fd(&fe->c, VHOST_USER_SET_VRING_KICK, index, kick_fd, err);
 	if (!rc && fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES)) {
-		rc = set_state(fe, VHOST_USER_SET_VRING_ENABLE, index, 1, err);
+		rc = vuser_set_state(&fe->c, VHOST_USER_SET_VRING_ENABLE, index, 1, err);
 		if (rc)		/* started all the same */
-			set_state(fe, VHOST_USER_GET_VRING_BASE, index, 0, NULL);
+			vuser_set_state(&fe->c, VHOST_USER_GET_VRING_BASE, index, 0, NULL);
 	}
 	/* VU-FE-017: older back ends start a ring only when they see a kick. */
 	if (!rc && kick_fd >= 0)
@@ -504,12 +381,12 @@ static int frontend_stop(struct virtq_transport *t, unsigned int index, uint32_t
 {
 	struct vuser_frontend *fe = frontend_of(t);
 	const struct virtq_ring *ring = virtq_driver_ring(t->running[index]);
-	int rc = set_state(fe, VHOST_USER_GET_VRING_BASE, index, 0, err);
+	int rc = vuser_set_state(&fe->c, VHOST_USER_GET_VRING_BASE, index, 0, err);
 	struct VhostUserVringState base;
 
 	if (rc)
 		return rc;
-	base = fe->rx.msg.payload.state;
+	base = fe->c.rx.msg.payload.state;
 	/* UNTRUSTED: somebody will start a ring there (VU-FE-041). */
 	if (base.index != index)
 		rc = error_set(err, -EPROTO, "the back end stopped queue %u instead of %u",
@@ -519,7 +396,7 @@ static int frontend_stop(struct virtq_transport *t, unsigned int index, uint32_t
 			       "the back end stopped queue %u of %u entries at 0x%x, where no ring can be",
 			       index, ring->size, base.num);
 	if (rc)
-		return hang_up(fe, rc);
+		return vuser_hang_up(&fe->c, rc);
 	*position = base.num;
 	return 0;
 }
@@ -532,7 +409,7 @@ static int frontend_queue_reset(struct virtq_transport *t, unsigned int index,
 	int rc = 0;
 
 	if (fe->raw_features & BIT(VHOST_USER_F_PROTOCOL_FEATURES))
-		rc = set_state(fe, VHOST_USER_SET_VRING_ENABLE, index, 0, err);
+		rc = vuser_set_state(&fe->c, VHOST_USER_SET_VRING_ENABLE, index, 0, err);
 	/* Its answer is the confirmation. Where to begin again is told at each start. */
 	return rc ? rc : frontend_stop(t, index, &forgotten, err);
 }
@@ -543,7 +420,7 @@ static int frontend_reset(struct virtq_transport *t, struct virtq_error *err)
 
 	/* Where there is no such message, all rings stopped is what the protocol has for it. */
 	return agreed(fe, VHOST_USER_PROTOCOL_F_RESET_DEVICE) ?
-	       call_empty(fe, VHOST_USER_RESET_DEVICE, err) : 0;
+	       vuser_call_empty(&fe->c, VHOST_USER_RESET_DEVICE, err) : 0;
 }
 
 static int frontend_alive(struct virtq_transport *t)
@@ -552,22 +429,22 @@ static int frontend_alive(struct virtq_transport *t)
 	char byte;
 	ssize_t n;
 
-	if (fe->fd < 0)
+	if (fe->c.fd < 0)
 		return 0;
-	n = recv(fe->fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
+	n = recv(fe->c.fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
 	return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
 static int frontend_fd(const struct virtq_transport *t)
 {
-	return ((const struct vuser_frontend *)(const void *)t)->fd;
+	return ((const struct vuser_frontend *)(const void *)t)->c.fd;
 }
 
 static void frontend_close(struct virtq_transport *t)
 {
 	struct vuser_frontend *fe = frontend_of(t);
 
-	hang_up(fe, 0);
+	vuser_hang_up(&fe->c, 0);
 	free(fe);
 }
 
