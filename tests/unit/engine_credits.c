@@ -312,6 +312,14 @@ static void keep_full(struct pair *p)
 	virtq_driver_publish(p->driver);
 }
 
+static uint64_t requests_of(struct virtq_engine_queue *queue)
+{
+	struct virtq_engine_stats stats;
+
+	virtq_engine_queue_stats(queue, &stats);
+	return stats.requests;
+}
+
 /*
  * All queues are full all the time, and their operations take equally long: what
  * all of them wait for comes back at the same time, and is not the first one's.
@@ -322,10 +330,12 @@ static void equal_parts(const struct pair_shape *shape, unsigned int queues, uin
 	struct virtq_model model = { .ops = &pause_ops, .queues = queues };
 	struct virtq_engine_queue **queue = calloc(queues, sizeof(*queue));
 	struct pair *p = calloc(queues, sizeof(*p));
-	uint64_t least = UINT64_MAX, most = 0, until = engine_now_ns() + 700000000;
+	uint64_t *before = calloc(queues, sizeof(*before));
+	uint64_t least = UINT64_MAX, most = 0, begin;
 
 	assert_non_null(queue);
 	assert_non_null(p);
+	assert_non_null(before);
 	for (unsigned int i = 0; i < queues; i++) {
 		pair_open(&p[i], shape, &model, 4096);
 		keep_full(&p[i]);
@@ -334,23 +344,29 @@ static void equal_parts(const struct pair_shape *shape, unsigned int queues, uin
 		assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
 				.model = &model, .ring = p[i].device, .enabled = true,
 				.kick_fd = -1, .call_fd = -1, .err_fd = -1 }, &queue[i]), 0);
-	while (engine_now_ns() < until)
+	/* From when all are there: the first ones have had a start. */
+	for (unsigned int i = 0; i < queues; i++)
+		before[i] = requests_of(queue[i]);
+	begin = engine_now_ns();
+	while (requests_of(queue[0]) - before[0] < 1000) {
+		assert_true(engine_now_ns() - begin < WAIT_MS * 1000000ull);
 		for (unsigned int i = 0; i < queues; i++)
 			keep_full(&p[i]);
+	}
 	for (unsigned int i = 0; i < queues; i++) {
-		struct virtq_engine_stats stats;
+		uint64_t requests = requests_of(queue[i]) - before[i];
 
-		virtq_engine_queue_stats(queue[i], &stats);
-		if (stats.requests < least)
-			least = stats.requests;
-		if (stats.requests > most)
-			most = stats.requests;
+		if (requests < least)
+			least = requests;
+		if (requests > most)
+			most = requests;
 	}
 	for (unsigned int i = 0; i < queues; i++) {
 		p[i].device = virtq_engine_reset(queue[i]);
 		pair_close(&p[i]);
 	}
 	virtq_engine_destroy(engine);
+	free(before);
 	free(p);
 	free(queue);
 	if (least < most / 2)
