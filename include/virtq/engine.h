@@ -328,11 +328,11 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  * @cancelled: of the failed: by pause, remove or reset
  * @bytes_read: given to drivers, of what the device holds; and @bytes_written taken
  *             from them. Counted when the request is given back
- * @batches:   publications
+ * @batches:   groups of requests given back, of as many as a round had
  * @kicks:     times that the kick fd was seen readable
- * @calls:     times that the call fd was signalled because of a publication
- * @suppressed: publications that the driver did not want to be called for
- * @coalesced: publications that shared the call of an earlier one
+ * @calls:     times that the call fd was signalled because of a batch
+ * @suppressed: batches that the driver did not want to be called for
+ * @coalesced: batches that shared the call of an earlier one
  * @sleeps:    times that the engine slept
  * @latency:   requests by the time from pop to publication: [0] less than 1
  *             microsecond, [n] 2^(n-1) to 2^n microseconds, the last also longer

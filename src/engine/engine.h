@@ -10,7 +10,7 @@
  *   timer.c   what is due at a time
  *   spin.c    whether to look for a while before sleeping
  *   failed.c  the end of an engine that cannot go on
- *   uring.c   operations, kicks and calls through io_uring; see also uring.h
+ *   uring.h   operations, kicks and calls through io_uring, in uring*.c
  *   sync.c    the same through preadv, pwritev and poll
  *
  * Owner: the engine's thread owns every field below that does not say otherwise.
@@ -26,6 +26,7 @@
 #include "base/check.h"
 
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
+#define ENGINE_PART 8u		/* of these, published together at least */
 #define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
 
@@ -131,9 +132,10 @@ struct virtq_engine_queue {
 	uint32_t cancelled;		/* ended before their time since @ending came */
 	struct engine_aux aux[AUX_COUNT];
 
-	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
+	struct virtq_req *done[ENGINE_PART];	/* finished, to be pushed */
 	uint32_t done_count;
-	bool publish;			/* pushed since the last publication */
+	bool publishes;			/* a batch has begun to go out */
+	bool wants_call;		/* for what went out of it so far */
 	bool owes_call;			/* asked for by the driver, put off */
 	uint64_t published;		/* of stats.requests, with the last publication */
 	uint64_t owed_from;		/* and before the one that the call is owed for */

@@ -127,17 +127,28 @@ static void count_latency(struct virtq_engine_queue *q)
 	add_latency(q, now - popped, requests);
 }
 
-static void push_done(struct virtq_engine_queue *q)
+/*
+ * Show the driver what is done so far. If it wants to be called, that is for
+ * queue_publish() to do: one call for a batch, whatever it was published in.
+ */
+static void publish_done(struct virtq_engine_queue *q)
 {
 	if (!q->done_count)
 		return;
 	count_latency(q);
 	virtq_device_push(q->ring, q->done, q->done_count);
 	q->done_count = 0;
-	q->publish = true;
+	q->publishes = true;
+	/* Before the driver can see the requests: who waits for one, then counts, counts it. */
+	queue_show_stats(q);
+	q->wants_call |= virtq_device_publish(q->ring) != 0;
 }
 
-/* The loan of @req ends here; the driver sees it at the next publication. */
+/*
+ * The loan of @req ends here; the driver sees it at the next publication. There is one
+ * before the whole batch is done: a driver that looks at its ring goes on with the first
+ * ones while the device sees to the others, on another processor.
+ */
 void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 {
 	PROBE_PUSH(req);
@@ -146,8 +157,8 @@ void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 	q->stats.requests++;
 	q->stats_changed = true;
 	q->done[q->done_count++] = req;
-	if (q->done_count == ENGINE_BATCH)
-		push_done(q);
+	if (q->done_count == ENGINE_PART)
+		publish_done(q);
 }
 
 void queue_call(struct virtq_engine_queue *q)
@@ -200,22 +211,22 @@ void queue_publish(struct virtq_engine_queue *q)
 {
 	uint64_t before = q->published;
 
-	push_done(q);
-	if (!q->publish)
+	publish_done(q);
+	if (!q->publishes)
 		return;
-	q->publish = false;
+	q->publishes = false;
 	q->published = q->stats.requests;
+	/* What is counted here is shown with the next batch, or before sleeping. */
 	q->stats.batches++;
-	/* Before the driver can see the requests: who waits for one, then counts, counts it. */
-	queue_show_stats(q);
-	if (!virtq_device_publish(q->ring)) {
-		q->stats.suppressed++;	/* shown with the next batch, or before sleeping */
+	if (!q->wants_call) {
+		q->stats.suppressed++;
 	} else if (q->owes_call) {
 		q->stats.coalesced++;
 	} else {
 		q->owes_call = q->fds[VIRTQ_FD_CALL] >= 0;
 		q->owed_from = before;
 	}
+	q->wants_call = false;
 	/* Also where this one alone was not asked for: the driver asks once. */
 	if (q->owes_call && !call_can_wait(q))
 		queue_call(q);

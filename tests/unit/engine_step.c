@@ -72,6 +72,87 @@ static void one_thread_does_both_ends(void **state)
 	lane_end(&l, engine, &disk);
 }
 
+/* ---- Batches ------------------------------------------------------------------- */
+
+#define BATCH 32u
+
+/* Looks, before it answers a request, what the driver has of those before. */
+struct onlooker {
+	struct virtq_model model;
+	struct pair *pair;
+	unsigned int started, seen;
+};
+
+static enum virtq_verdict onlooker_start(struct virtq_model *model, struct virtq_req *req,
+					 struct virtq_op *op)
+{
+	struct onlooker *o = (struct onlooker *)(void *)model;
+	struct virtq_completion done[BATCH];
+	int n = virtq_driver_get(o->pair->driver, done, BATCH);
+
+	(void)op;
+	assert_true(n >= 0);
+	o->seen += (unsigned int)n;
+	/* No more than eight are kept back, and none comes early. */
+	assert_in_range(o->seen, o->started < 8 ? 0 : o->started - 8, o->started);
+	o->started++;
+	virtq_req_write(req, "x", 1);
+	return VIRTQ_DONE;
+}
+
+static const struct virtq_model_ops onlooker_ops = {
+	.name = "onlooker", .req_bytes = sizeof(struct virtq_req), .start = onlooker_start,
+};
+
+/* All of a batch is seen as it comes, and the driver is called for it once. */
+static void a_batch_goes_out_in_parts_with_one_call(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_stepped(s->kind, 0);
+	struct pair_shape shape = { .packed = s->shape.packed, .event_idx = s->shape.event_idx,
+				    .size = 64 };
+	struct onlooker o = { .model = { .ops = &onlooker_ops, .queues = 1 } };
+	struct virtq_completion done[BATCH];
+	struct virtq_engine_queue *queue;
+	struct virtq_engine_stats stats;
+	int call = new_eventfd(), n;
+	struct pair p;
+	uint64_t signals = 0;
+
+	pair_open(&p, &shape, &o.model, 4096);
+	o.pair = &p;
+	for (unsigned int i = 0; i < BATCH; i++) {
+		struct chain c = { .readable = 0 };
+
+		chain_writable(&c, i * 64, 1);
+		chain_add(&p, &c, NULL);
+	}
+	virtq_driver_publish(p.driver);
+	virtq_driver_arm(p.driver);
+	assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+		.model = &o.model, .ring = p.device, .kick_fd = new_eventfd(),
+		.call_fd = dup_of(call), .err_fd = -1, .enabled = true }, &queue), 0);
+	p.device = NULL;
+	while (virtq_engine_step(engine) == 0)
+		;
+	assert_int_equal(o.started, BATCH);
+	n = virtq_driver_get(p.driver, done, BATCH);
+	assert_int_equal(o.seen + (unsigned int)n, BATCH);
+	assert_int_equal(read(call, &signals, sizeof(signals)), sizeof(signals));
+	assert_int_equal(signals, 1);
+	virtq_engine_queue_stats(queue, &stats);
+	assert_int_equal(stats.requests, BATCH);
+	assert_int_equal(stats.batches, 1);
+	assert_int_equal(stats.calls, 1);
+	assert_int_equal(stats.suppressed, 0);
+	p.device = virtq_engine_remove(queue);
+	close(call);
+	pair_close(&p);
+	virtq_engine_destroy(engine);
+}
+
+/* ---- Sleep and wake-up ----------------------------------------------------------- */
+
 static void nothing_to_do_is_nothing_to_wake_for(void **state)
 {
 	const struct setting *s = *state;
@@ -290,6 +371,7 @@ int main(void)
 		ON(uring_single, one_thread_does_both_ends),
 		ON(uring_spin, one_thread_does_both_ends),
 		ON(sync_spin, one_thread_does_both_ends),
+		ON_ALL(a_batch_goes_out_in_parts_with_one_call),
 		ON_ALL(nothing_to_do_is_nothing_to_wake_for),
 		ON_ENGINES(timers_are_in_the_answer),
 		ON_ENGINES(other_threads_are_heard),
