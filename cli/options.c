@@ -97,8 +97,14 @@ int options_choice(const char *name, const char *text, const char *const *choice
 
 bool options_operands(int argc, char **argv, int count, const char *names)
 {
-	int given = argc - optind;
+	int given = argc - optind, i;
 
+	for (i = optind; i < argc; i++) {
+		if (!argv[i][0]) {
+			report_usage("an operand is empty, and names nothing");
+			return false;
+		}
+	}
 	if (given == count)
 		return true;
 	if (given > count)

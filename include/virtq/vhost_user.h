@@ -23,8 +23,8 @@ extern "C" {
  * @timeout_ms: longest wait for any one answer; 0 for 10,000
  * @err:        filled on failure; may be NULL
  *
- * Return: 0, -ENAMETOOLONG, -ETIMEDOUT, -EPROTO (what answers is no vhost-user
- *	back end, or breaks the protocol), or what connect says.
+ * Return: 0, -EINVAL or -ENAMETOOLONG (@path), -ETIMEDOUT, -EPROTO (what answers is no
+ *	vhost-user back end, or breaks the protocol), or what connect says.
  * Thread: any. Since: 0.1
  */
 VIRTQ_API int virtq_vhost_user_connect(struct virtq_transport **out, const char *path,

@@ -161,8 +161,9 @@ int virtq_vhost_user_connect(struct virtq_transport **out, const char *path,
 	struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
 	int fd, rc;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return error_set(err, -ENAMETOOLONG, "a socket path has at most %u bytes",
+	if (!*path || strlen(path) >= sizeof(addr.sun_path))
+		return error_set(err, *path ? -ENAMETOOLONG : -EINVAL,
+				 "a socket path has 1 to %u bytes",
 				 (unsigned int)sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, path, strlen(path));
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -205,6 +205,26 @@ def test_idle_server_takes_no_time():
         held.stdout.close()
 
 
+def test_counters_can_be_read_while_requests_hang():
+    make_image("i", MIB)
+    with Server("i", "--inject", "op=read,hang,after=2") as server:
+        copy = subprocess.Popen([VIRTQ, "copy", "--timeout", "0", server.url, "o"])
+        wait_until("requests", lambda: total(stats(server.socket), "requests") == 2)
+        copy.kill()
+        copy.wait()
+        # Its queue is given some seconds to end.
+        began = time.monotonic()
+        before = [stats(server.socket) for _ in range(5)]
+        check(time.monotonic() - began < 3, "it waited for", time.monotonic() - began)
+        check("client 1 went" not in server.said(), "there was nothing to wait for")
+        wait_until("the end of the client", lambda: "client 1 went" in server.said())
+        after = stats(server.socket)
+        for counter in "requests", "cancelled", "failed":
+            seen = [total(said, counter) for said in before + [after]]
+            check(seen == sorted(seen), counter, seen)
+        check(total(before[0], "cancelled") == 0 < total(after, "cancelled"))
+
+
 # ---- Who cannot be asked, and who may not ask. ----
 
 def test_processes_that_cannot_be_asked():

@@ -120,6 +120,15 @@ def test_probe_options_that_make_no_sense():
     refused(2, "no option --yaml", "probe", "a", "--yaml")
 
 
+def test_operands_that_are_empty():
+    for words in (("copy", "", "b"), ("copy", "a", ""), ("probe", ""), ("stats", ""),
+                  ("resize", ""), ("serve", "blk", "")):
+        refused(2, "an operand is empty", *words)
+    check(not os.listdir("."), "something was made for an empty name:", os.listdir("."))
+    refused(1, "1 to 107 bytes", "serve", "blk", "--image", "null:1M", "--socket-path", "")
+    refused(1, "path of a file", "serve", "blk", "--image", "", "--socket-path", "s")
+
+
 def test_numbers_take_suffixes():
     make_image("i", 1 << 20)
     for size in "4k", "4K", "0x1000", "4096":

@@ -555,6 +555,8 @@ static void test_connect(void **state)
 	memset(path, 'x', sizeof(path) - 1);
 	path[sizeof(path) - 1] = '\0';
 	assert_int_equal(virtq_vhost_user_connect(&t, path, 0, &err), -ENAMETOOLONG);
+	assert_int_equal(virtq_vhost_user_connect(&t, "", 0, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "1 to 107 bytes"));
 	assert_int_equal(virtq_vhost_user_connect(&t, "/nowhere/at/all", 0, &err), -ENOENT);
 	assert_non_null(strstr(err.text, "/nowhere/at/all"));
 }
