@@ -16,6 +16,7 @@
 #include <virtq/notify.h>
 #include <virtq/pool.h>
 
+#include "../sanitizers.h"
 #include "transfer_rig.h"
 
 void __real_virtq_notify_clear(int fd);
@@ -28,6 +29,10 @@ static long page_bytes;			/* 0: what it is */
 long __real_sysconf(int name);
 long __wrap_sysconf(int name);
 
+/* clang's runtime asks, too, before it is ready for what it has instrumented. */
+#if UNDER_TSAN && defined(__clang__)
+__attribute__((disable_sanitizer_instrumentation))
+#endif
 long __wrap_sysconf(int name)
 {
 	return page_bytes && name == _SC_PAGESIZE ? page_bytes : __real_sysconf(name);
