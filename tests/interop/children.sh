@@ -2,14 +2,15 @@
 # shellcheck shell=bash
 #
 # A test that sources this has a directory $dir; it and everything started with start_backend or
-# recorded in $qemu is gone on every exit path, even (but for the directory) after SIGKILL.
+# recorded in $qemu or $uml is gone on every exit path, even (but for the directory) after SIGKILL.
 
-backend='' qemu=''
+backend='' qemu='' uml=''
 dir=$(mktemp -d "${TMPDIR:-/tmp}/virtq-interop.XXXXXX") || exit 1
 
 cleanup() {
 	[ -z "$qemu" ] || { kill -KILL "$qemu"; wait "$qemu"; }
-	# With whatever it started itself: it leads its own session.
+	# With whatever they started themselves: each leads its own session.
+	[ -z "$uml" ] || { kill -KILL -- "-$uml"; wait "$uml"; }
 	[ -z "$backend" ] || { kill -KILL -- "-$backend"; wait "$backend"; }
 	rm -rf "$dir"
 } 2>/dev/null

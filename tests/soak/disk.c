@@ -14,7 +14,7 @@
 /* Room of a request: header and what shifts the data before it, status behind it. */
 #define OP_BYTES (DISK_SECTORS_MAX * SECTOR + 1024u)
 #define HEADER_BYTES ((uint32_t)sizeof(struct virtq_blk_req_hdr))
-#define RANGE_BYTES 16u			/* of DISCARD and WRITE_ZEROES (5.2.6) */
+#define RANGE_BYTES 16u			/* of DISCARD and its like (5.2.6) */
 #define CUTS_MAX 4u
 #define RING_SIZE 64u
 #define MAGIC UINT64_C(0x5ec7045ec7045ec7)
@@ -113,6 +113,7 @@ static void choose(struct disk *disk, const struct disk_way *way)
 		VIRTIO_F_RING_RESET, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
 		VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_CONFIG_WCE,
 		VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES,
+		VIRTIO_BLK_F_SECURE_ERASE,
 	};
 	struct virtq_features offered = virtq_transport_offered(disk->transport);
 
@@ -252,6 +253,7 @@ static uint32_t data_bytes(const struct disk_op *op)
 		return VIRTIO_BLK_ID_BYTES;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
+	case VIRTIO_BLK_T_SECURE_ERASE:
 		return RANGE_BYTES;
 	default:
 		return 0;
@@ -295,7 +297,7 @@ int disk_send(struct disk *disk, struct disk_op *op)
 	int rc;
 
 	op->bytes = data_bytes(op);
-	if (op->type == VIRTIO_BLK_T_DISCARD || op->type == VIRTIO_BLK_T_WRITE_ZEROES) {
+	if (op->bytes == RANGE_BYTES) {
 		put_le(op->data, op->sector, 8);
 		put_le(op->data + 8, op->sectors, 8);	/* and no flags behind it */
 	}
