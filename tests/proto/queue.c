@@ -2,6 +2,7 @@
 /* See rig.h: a queue of the client's. */
 #include "rig.h"
 
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -159,6 +160,16 @@ void queue_answered(struct queue *q)
 void queue_unanswered(struct queue *q, int ms)
 {
 	assert_false(answer_within(q, ms));
+}
+
+void queue_kick_taken(struct queue *q)
+{
+	struct pollfd kick = { q->kick_fd, POLLIN, 0 };
+
+	for (unsigned int ms = 0; poll(&kick, 1, 0) == 1; ms++) {
+		assert_true(ms < 10000);
+		usleep(1000);
+	}
 }
 
 void queue_echo(struct queue *q)

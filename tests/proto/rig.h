@@ -162,5 +162,7 @@ void queue_echo(struct queue *q);		/* both */
 struct virtq_req *queue_hold(struct rig *r, struct queue *q);
 /* Claim far more requests than a split ring holds. */
 void queue_break(struct queue *q);
+/* Wait until the device has heard the last kick. */
+void queue_kick_taken(struct queue *q);
 
 #endif
