@@ -105,6 +105,7 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 	const struct virtq_store_options store = {
 		.read_only = s->read_only,
 		.direct = s->direct,
+		.reconnect_ms = s->reconnect_ms,
 	};
 	struct virtq_blk_options blk = {
 		.read_only = s->read_only,
@@ -112,12 +113,16 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 		.queues = s->queues,
 		.queue_size_max = s->queue_size,
 		.serial = s->serial,
+		.size_max_bytes = s->size_max,
 	};
 	int rc = virtq_store_open(&blk.store, s->image, &store, err);
 
 	if (rc == 0 && s->direct && !disk->quiet && strcmp(blk.store->ops->name, "file") != 0)
 		report_note("%s is no file, and has no page cache for --direct to bypass",
 			    s->image);
+	if (rc == 0 && s->reconnect_ms && !disk->quiet &&
+	    strcmp(blk.store->ops->name, "nbd") != 0)
+		report_note("%s is nothing that --reconnect could connect to", s->image);
 	if (rc == 0 && s->inject)
 		rc = virtq_store_inject(&blk.store, blk.store, s->inject, err);
 	if (rc < 0)

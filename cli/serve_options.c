@@ -31,6 +31,10 @@ const char serve_options_help[] =
 	"                       that does not accept it is refused) [any]\n"
 	"  --coalesce COUNT,MICROSECONDS\n"
 	"                       so many requests share a call, which waits so long\n"
+	"  --size-max BYTES     longest piece of memory that a driver shall send\n"
+	"  --reconnect MILLISECONDS\n"
+	"                       how long requests wait for an NBD server that went\n"
+	"                       away [5000]\n"
 	"  --inject RULES       make requests fail on purpose; see virtq-serve(1)\n"
 	"\n"
 	"Several disks:\n"
@@ -90,6 +94,8 @@ static const struct option serve_longs[] = {
 	{ "write-through", no_argument, NULL, OPT_SETTING + 9 },
 	{ "inject", required_argument, NULL, OPT_SETTING + 10 },
 	{ "coalesce", required_argument, NULL, OPT_SETTING + 11 },
+	{ "size-max", required_argument, NULL, OPT_SETTING + 12 },
+	{ "reconnect", required_argument, NULL, OPT_SETTING + 13 },
 	{ "disk", required_argument, NULL, OPT_DISK },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "engine", required_argument, NULL, OPT_ENGINE },
@@ -113,6 +119,7 @@ static const struct {
 	{ "queue-size", "--queue-size" }, { "serial", "--serial" }, { "direct", "--direct" },
 	{ "layout", "--layout" }, { "write-through", "--write-through" },
 	{ "inject", "--inject" }, { "coalesce", "--coalesce" },
+	{ "size-max", "--size-max" }, { "reconnect", "--reconnect" },
 };
 
 static bool serve_option_spin(struct virtq_engine_config *engine, const char *text)

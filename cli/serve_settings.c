@@ -18,10 +18,12 @@
 #define SERVE_FILE_BYTES_MAX (1u << 20)
 
 #define SERVE_COALESCE_US_MAX 1000000
+#define SERVE_RECONNECT_MS_MAX 86400000
 
 enum settings_key {
 	KEY_SOCKET, KEY_FD, KEY_IMAGE, KEY_INJECT, KEY_SERIAL, KEY_READ_ONLY, KEY_DIRECT,
 	KEY_WRITE_THROUGH, KEY_QUEUES, KEY_QUEUE_SIZE, KEY_LAYOUT, KEY_COALESCE,
+	KEY_SIZE_MAX, KEY_RECONNECT,
 };
 
 /* Two names may be one key. */
@@ -44,6 +46,8 @@ static const struct settings_name {
 	{ "queue-size", KEY_QUEUE_SIZE, false, false },
 	{ "layout", KEY_LAYOUT, false, false },
 	{ "coalesce", KEY_COALESCE, false, false },
+	{ "size-max", KEY_SIZE_MAX, false, false },
+	{ "reconnect", KEY_RECONNECT, false, false },
 	{ NULL, KEY_SOCKET, false, false },
 };
 
@@ -107,6 +111,17 @@ static bool settings_serial(const char *label, const char *value, const char **s
 	return false;
 }
 
+static bool settings_size_max(const char *label, const char *value, unsigned int *bytes)
+{
+	if (!settings_count(label, value, VIRTQ_BLK_SECTOR_BYTES, 1u << 31, bytes))
+		return false;
+	if (*bytes % VIRTQ_BLK_SECTOR_BYTES == 0)
+		return true;
+	report_usage("%s is a multiple of %u bytes, and not %u", label, VIRTQ_BLK_SECTOR_BYTES,
+		     *bytes);
+	return false;
+}
+
 static bool settings_coalesce(const char *label, const char *value, unsigned int *count,
 			      unsigned int *us)
 {
@@ -159,6 +174,10 @@ static bool settings_apply(struct serve_settings *s, const char *label, enum set
 		return settings_layout(label, value, &s->layout);
 	case KEY_COALESCE:
 		return settings_coalesce(label, value, &s->coalesce_count, &s->coalesce_us);
+	case KEY_SIZE_MAX:
+		return settings_size_max(label, value, &s->size_max);
+	case KEY_RECONNECT:
+		return settings_count(label, value, 1, SERVE_RECONNECT_MS_MAX, &s->reconnect_ms);
 	}
 	return false;
 }

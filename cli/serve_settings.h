@@ -28,6 +28,8 @@ struct serve_settings {
 	unsigned int queue_size;
 	enum serve_layout layout;
 	unsigned int coalesce_count, coalesce_us;	/* 0: calls do not wait */
+	unsigned int size_max;		/* bytes; 0: not said */
+	unsigned int reconnect_ms;	/* 0: as the store likes */
 };
 
 struct serve_list {

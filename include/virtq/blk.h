@@ -23,6 +23,9 @@ extern "C" {
  * @queues:    1..256; 0 for 1
  * @queue_size_max: entries, 2..32768; 0 for 1024
  * @serial:    up to 20 bytes for GET_ID; NULL for none
+ * @size_max_bytes: longest element of READ and WRITE that a driver is asked to send,
+ *             a multiple of 512; longer ones are taken all the same. 0: not said
+ * @reconnect_ms: with @path: as in struct virtq_store_options
  *
  * Since: 0.1
  */
@@ -35,6 +38,8 @@ struct virtq_blk_options {
 	unsigned int queues;
 	unsigned int queue_size_max;
 	const char *serial;
+	uint32_t size_max_bytes;
+	uint32_t reconnect_ms;
 };
 
 /**

@@ -135,6 +135,7 @@ static struct virtq_features offered(const struct blk *blk)
 	f = virtq_features_with(f, VIRTIO_BLK_F_BLK_SIZE);
 	f = virtq_features_with(f, VIRTIO_BLK_F_FLUSH);	/* BLK-DEV-001, BLK-DEV-002 */
 	f = virtq_features_with(f, VIRTIO_BLK_F_CONFIG_WCE);
+	f = with_if(f, VIRTIO_BLK_F_SIZE_MAX, le32_value(c->size_max));
 	f = with_if(f, VIRTIO_BLK_F_TOPOLOGY, blk_has_topology(&blk->store->info));
 	f = with_if(f, VIRTIO_BLK_F_RO, blk->read_only);
 	f = with_if(f, VIRTIO_BLK_F_MQ, blk->model.queues > 1);
@@ -154,6 +155,12 @@ static int check_options(const struct virtq_blk_options *o, struct virtq_error *
 	if (o->store && o->direct)
 		return error_set(err, -EINVAL,
 				 "a disk's store is opened already: too late for O_DIRECT");
+	if (o->store && o->reconnect_ms)
+		return error_set(err, -EINVAL,
+				 "a disk's store is opened already: too late to say how long it shall try to connect");
+	if (o->size_max_bytes % VIRTQ_BLK_SECTOR_BYTES)
+		return error_set(err, -EINVAL, "elements of %u bytes are no multiple of %u",
+				 o->size_max_bytes, VIRTQ_BLK_SECTOR_BYTES);
 	if (o->queues > QUEUES_MAX)
 		return error_set(err, -EINVAL, "%u queues are more than the %u that a disk may have",
 				 o->queues, QUEUES_MAX);
@@ -198,6 +205,7 @@ static void blk_init(struct blk *blk, const struct virtq_blk_options *options)
 	blk->model.max_segs = BLK_SEGS_MAX;
 	blk->model.config_bytes = sizeof(blk->config);
 	blk->config = blk_config_make(info, &blk->model, blk->read_only);
+	blk->config.size_max = le32_make(options->size_max_bytes);
 	blk->model.features = offered(blk);
 	blk_reset(&blk->model);
 }
@@ -207,6 +215,7 @@ int virtq_blk_create(struct virtq_model **out, const struct virtq_blk_options *o
 {
 	const struct virtq_store_options how = {
 		.read_only = options->read_only, .direct = options->direct,
+		.reconnect_ms = options->reconnect_ms,
 	};
 	struct virtq_store *store = options->store;
 	int rc = check_options(options, err);

@@ -37,6 +37,21 @@ def test_probe_tells_what_is_served():
         check("probably block" in text and "3145728 bytes (3.0 MiB)" in text, text)
 
 
+def test_elements_may_be_asked_to_be_short():
+    make_image("i", MIB, seed=4)
+    with Server("i") as server:
+        check(json.loads(good("probe", "--json", server.socket).out)["block"]["size_max_bytes"]
+              is None)
+    for words, longest in ((["--size-max", "64K"], 65536),
+                           (["--disk", "socket=s,image=i,size-max=4096"], 4096)):
+        with Server(None if "--disk" in words else "i", *words,
+                    socket="s" if "--disk" in words else None) as server:
+            said = json.loads(good("probe", "--json", server.socket).out)
+            check(said["block"]["size_max_bytes"] == longest, said)
+            good("copy", server.url, "o")
+            check(digest("o") == digest("i"))
+
+
 def test_image_with_holes_goes_out_and_in_over_both_layouts():
     make_image("i", 24 * MIB, seed=2)
     make_image("changed", 24 * MIB, seed=3)

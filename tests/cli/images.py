@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from rig import (MIB, VIRTQ, Server, Skip, cases_of, check, digest, good, make_image, refused,
                  run_cases, virtq, wait_until)
@@ -74,9 +75,17 @@ class Nbd:
     """An NBD server on the socket "n" with a file of its own behind it."""
 
     def __init__(self, path, *words):
-        self.process = subprocess.Popen(["nbdkit", "-f", "-U", "n", *words, "file", path],
-                                        stdin=subprocess.DEVNULL)
+        self.words = "nbdkit", "-f", "-U", "n", *words, "file", path
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL)
         wait_until("nbdkit", lambda: os.path.exists("n"))
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        os.unlink("n")
 
     def __enter__(self):
         return "nbd+unix:///?socket=" + os.path.realpath("n")
@@ -138,6 +147,37 @@ def test_network_block_device_beside_files():
                 refused(1, "read-only", "copy", "other", "vhost-user:b.s")
                 good("copy", "vhost-user:b.s", "vhost-user:a.s")
     check(digest("near") == digest("far"))
+
+
+def test_how_long_a_network_block_device_is_waited_for():
+    nbd_works()
+    make_image("far", 2 * MIB, seed=92)
+    url = "nbd+unix:///?socket=" + os.path.realpath("n")
+    with open("conf", "w") as f:
+        f.write(f"[disk]\nsocket=s\nimage={url}\nreconnect = 200\n")
+
+    # Shorter than usual, from each of the three places that say so.
+    for words in (["--socket-path", "s", "--image", url, "--reconnect", 200],
+                  ["--disk", f"socket=s,image={url},reconnect=200"], ["--config", "conf"]):
+        nbd = Nbd("far")
+        with nbd, Server(None, *words, socket="s") as server:
+            nbd.kill()
+            began = time.monotonic()
+            refused(1, "IOERR", "copy", server.url, "o")
+            check(time.monotonic() - began < 4, words)
+    # Longer than usual.
+    nbd = Nbd("far")
+    with nbd, Server(url, "--reconnect", 60000) as server:
+        nbd.kill()
+        copy = subprocess.Popen([VIRTQ, "copy", server.url, "o"])
+        time.sleep(6)
+        check(copy.poll() is None, "it did not wait")
+        nbd.start()
+        check(copy.wait(timeout=20) == 0)
+        check(digest("o") == digest("far"))
+    make_image("i", MIB)
+    with Server("i", "--reconnect", 200) as server:
+        check("nothing that --reconnect could connect to" in server.said(), server.said())
 
 
 def test_injected_faults_are_one_clear_sentence():

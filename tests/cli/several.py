@@ -128,6 +128,8 @@ def test_settings_that_make_no_sense():
     bad("--disk: layout is any, split or packed", "--disk", a + ",layout=round")
     bad("--disk: coalesce is COUNT,MICROSECONDS", "--disk", a + ",coalesce=3")
     bad("--disk: coalesce is 1 to 1000000", "--disk", a + ",coalesce=3,,2M")
+    bad("--disk: size-max is a multiple of 512 bytes", "--disk", a + ",size-max=513")
+    bad("--disk: reconnect is 1 to 86400000", "--disk", a + ",reconnect=86400001")
     bad("disk 1: either socket or fd is needed", "--disk", "image=a")
     bad("disk 2: image is needed", "--disk", a, "--disk", "socket=b.s")
     bad("disk 1: socket and fd exclude each other", "--disk", a + ",fd=3")
