@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT */
+/* A network block device whose server goes, comes back, is slow, or says nothing. */
+#include "nbd_server.h"
+
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* ---- Outages --------------------------------------------------------------------- */
+
+static const struct virtq_store_options impatient = { .reconnect_ms = 1 };
+
+/* Killed with requests in flight, and nobody comes for longer than they wait: they fail. */
+static void a_server_may_die_and_come_back(void **state)
+{
+	static const char *const slow[] = {
+		"--filter=delay", "memory", "size=1M", "rdelay=5", NULL,
+	};
+	static const char *const quick[] = { "memory", "size=1M", NULL };
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4096 };
+	unsigned int tags[20];
+	struct depot dp;
+	struct server s;
+	uint64_t start;
+	int result;
+
+	server_start(&s, slow);
+	depot_open(&dp, *state,
+		   store_make(s.uri, &(struct virtq_store_options){ .reconnect_ms = 600 }), 300);
+	for (unsigned int i = 0; i < 20; i++) {
+		read.at = i * 8192;
+		read.piece = i % 2 ? 1024 : 0;
+		tags[i] = depot_send(&dp, &read);
+	}
+	assert_false(depot_reap(&dp, 100));
+	start = now_ms();
+	server_kill(&s, SIGKILL);
+	for (unsigned int i = 0; i < 20; i++)
+		assert_int_equal(depot_wait(&dp, tags[i]), -EIO);
+	assert_in_range(now_ms() - start, 500, 3000);
+	/* Nobody there: at once, every time. */
+	start = now_ms();
+	for (unsigned int i = 0; i < 20; i++)
+		assert_int_equal(depot_do(&dp, &read), -ESHUTDOWN);
+	assert_in_range(now_ms() - start, 0, 400);
+
+	server_run(&s, quick);
+	do {
+		usleep(20000);
+		result = depot_do(&dp, &read);
+	} while (result == -ESHUTDOWN);
+	assert_int_equal(result, 0);
+
+	/* One that is smaller is not the one that was there. */
+	server_kill(&s, SIGKILL);
+	server_run(&s, (const char *const[]){ "memory", "size=512K", NULL });
+	assert_int_not_equal(depot_do(&dp, &read), 0);
+	usleep(1200000);
+	assert_int_equal(depot_do(&dp, &read), -ESHUTDOWN);
+	server_kill(&s, SIGKILL);
+	depot_close(&dp);
+}
+
+/* A server that is started again in time: nobody hears of it, and all is where it belongs. */
+static void a_short_outage_fails_nobody(void **state)
+{
+	char *path = file_make(2 * MIB), file[128];
+	const char *const slow[] = { "--filter=delay", "file", file, "rdelay=2", "wdelay=2", NULL };
+	const char *const quick[] = { "file", file, NULL };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH }, w;
+	unsigned int tags[24];
+	struct depot dp;
+	struct server s;
+
+	snprintf(file, sizeof(file), "file=%s", path);
+	server_start(&s, quick);
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	/* Lost while nothing is under way, and found by the next. */
+	w = (struct work){ .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(depot_do(&dp, &flush), 0);
+	server_kill(&s, SIGKILL);
+	server_run(&s, slow);
+	for (unsigned int i = 0; i < 24; i++) {
+		w = (struct work){
+			.kind = i % 2 ? VIRTQ_STORE_READ : VIRTQ_STORE_WRITE,
+			.flags = i % 4 ? 0 : VIRTQ_STORE_STABLE, .offset = i * 65536,
+			.bytes = 65536, .at = i * 65536, .piece = i % 3 ? 0 : 3000 };
+		if (i % 12 == 4)
+			w.kind = VIRTQ_STORE_ZERO;
+		memset(depot_data(&dp, w.at), (int)i, 65536);
+		tags[i] = depot_send(&dp, i == 23 ? &flush : &w);
+	}
+	assert_false(depot_reap(&dp, 300));
+	server_kill(&s, SIGKILL);
+	w = (struct work){ .kind = VIRTQ_STORE_READ, .bytes = 512, .offset = MIB, .at = 4 * MIB };
+	depot_send(&dp, &w);	/* comes in the middle of it */
+	usleep(400000);
+	server_run(&s, quick);
+	for (unsigned int i = 0; i < 24; i++) {
+		assert_int_equal(depot_wait(&dp, tags[i]), 0);
+		if (i % 2 && i < 23) {
+			assert_int_equal(dp.used[tags[i]], 65536);
+			assert_int_equal(*depot_data(&dp, i * 65536 + 4097),
+					 file_pattern(i * 65536 + 4097));
+		}
+	}
+	while (dp.busy)
+		assert_true(depot_reap(&dp, 5000));
+	for (unsigned int i = 0; i < 24; i += 2) {
+		w = (struct work){ .kind = VIRTQ_STORE_READ, .offset = i * 65536, .bytes = 65536 };
+		assert_int_equal(depot_do(&dp, &w), 0);
+		assert_int_equal(*depot_data(&dp, 0), i % 12 == 4 ? 0 : i);
+		assert_int_equal(*depot_data(&dp, 65535), i % 12 == 4 ? 0 : i);
+	}
+	depot_close(&dp);
+	server_kill(&s, SIGKILL);
+	file_drop(path);
+}
+
+/*
+ * BLK-DEV-018: what was written through one queue and is gone with the server
+ * must not be called stable through another, nor later.
+ */
+static void what_was_lost_is_never_called_stable(void **state)
+{
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4096 };
+	struct work write = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	static const char *const memory[] = { "memory", "size=1M", NULL };
+	struct depot dp[2];
+	struct server s;
+
+	server_start(&s, memory);
+	depot_open(&dp[0], *state, store_make(s.uri, NULL), 300);
+	depot_open_shared(&dp[1], *state, dp[0].store, 300);
+
+	/* All that there was is stable: nothing is lost with the server. */
+	write.flags = VIRTQ_STORE_STABLE;
+	assert_int_equal(depot_do(&dp[0], &write), 0);
+	write.flags = 0;
+	assert_int_equal(depot_do(&dp[0], &write), 0);
+	assert_int_equal(depot_do(&dp[0], &flush), 0);
+	server_kill(&s, SIGKILL);
+	server_run(&s, memory);
+	assert_int_equal(depot_do(&dp[0], &flush), 0);
+	assert_int_equal(depot_do(&dp[1], &flush), 0);
+
+	assert_int_equal(depot_do(&dp[0], &write), 0);
+	server_kill(&s, SIGKILL);
+	server_run(&s, memory);
+	for (unsigned int i = 0; i < 6; i++) {
+		struct depot *d = &dp[i % 2];
+
+		assert_int_equal(depot_do(d, &read), 0);
+		assert_int_equal(depot_do(d, &flush), -EIO);
+		write.flags = VIRTQ_STORE_STABLE;
+		assert_int_equal(depot_do(d, &write), -EIO);
+		write.flags = 0;
+		assert_int_equal(depot_do(d, &write), 0);
+	}
+	depot_close(&dp[1]);
+	depot_close(&dp[0]);
+	server_kill(&s, SIGTERM);
+
+	/* A server that has no cache to flush loses nothing. */
+	SERVE(&s, "--filter=delay", "eval", "get_size=echo 1M", "can_write=exit 0",
+	      "can_flush=exit 3", "can_fua=echo none", "pread=exit 1", "pwrite=cat >/dev/null");
+	depot_open(&dp[0], *state, store_make(s.uri, &impatient), 300);
+	assert_int_equal(depot_do(&dp[0], &write), 0);
+	server_kill(&s, SIGKILL);
+	assert_int_equal(depot_do(&dp[0], &flush), 0);
+	depot_close(&dp[0]);
+}
+
+/* What is taken away from one queue costs the other nothing, even where it costs the connection. */
+static void cancelled_requests_leave_others_alone(void **state)
+{
+	for (unsigned int direct = 0; direct < 2; direct++) {
+		struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+		struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+		unsigned int tags[2];
+		struct depot dp[2];
+		struct server s;
+		uint64_t start;
+
+		SERVE(&s, "--filter=delay", "memory", "size=1M", "rdelay=2500ms");
+		depot_open(&dp[1], *state, store_make(s.uri, NULL), 300);
+		depot_open_shared(&dp[0], *state, dp[1].store, 100);
+		assert_int_equal(depot_do(&dp[1], &w), 0);
+		if (direct)
+			assert_int_equal(depot_do(&dp[1], &flush), 0);
+		w.kind = VIRTQ_STORE_READ;
+		tags[1] = depot_send(&dp[1], &w);
+		w.piece = direct ? 0 : 512;
+		tags[0] = depot_send(&dp[0], &w);
+		assert_false(depot_reap(&dp[0], 100));
+		start = now_ms();
+		depot_close(&dp[0]);
+		assert_in_range(now_ms() - start, 1000, 2300);
+		assert_int_equal(dp[0].result[tags[0]], -ECANCELED);
+		assert_int_equal(depot_wait(&dp[1], tags[1]), 0);
+		/* Not direct: the connection is the same, or what was written would be lost. */
+		assert_int_equal(depot_do(&dp[1], &flush), 0);
+		depot_close(&dp[1]);
+		server_kill(&s, SIGKILL);
+	}
+}
+
+/* A write that was given up and is made late does not come after one that was sent later. */
+static void what_was_given_up_does_not_come_later(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096, .piece = 512 };
+	struct depot dp[2];
+	struct server s;
+	uint64_t start;
+
+	SERVE(&s, "--filter=delay", "memory", "size=1M", "wdelay=2");
+	depot_open(&dp[1], *state, store_make(s.uri, NULL), 300);
+	depot_open_shared(&dp[0], *state, dp[1].store, 100);
+	memset(depot_data(&dp[0], 0), 1, 4096);
+	memset(depot_data(&dp[1], 0), 2, 4096);
+	start = now_ms();
+	depot_send(&dp[0], &w);
+	assert_false(depot_reap(&dp[0], 100));
+	depot_close(&dp[0]);
+	assert_in_range(now_ms() - start, 1000, 1900);
+	assert_int_equal(depot_do(&dp[1], &w), 0);
+	assert_in_range(now_ms() - start, 3900, 9000);
+	w.kind = VIRTQ_STORE_READ;
+	assert_int_equal(depot_do(&dp[1], &w), 0);
+	assert_int_equal(*depot_data(&dp[1], 4095), 2);
+	depot_close(&dp[1]);
+	server_kill(&s, SIGKILL);
+}
+
+/* Who takes connections and says nothing is not waited for without end. */
+static void a_mute_server_is_given_up(void **state)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct virtq_error err = { 0 };
+	struct virtq_store *store;
+	char uri[160];
+	uint64_t start = now_ms();
+
+	(void)state;
+	snprintf(at.sun_path, sizeof(at.sun_path), "./nbd-mute-%d", (int)getpid());
+	snprintf(uri, sizeof(uri), "nbd+unix:///?socket=%s", at.sun_path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 5), 0);
+	assert_int_equal(virtq_store_open(&store, uri, NULL, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "said nothing"));
+	assert_in_range(now_ms() - start, 9000, 15000);
+	close(fd);
+	unlink(at.sun_path);
+}
+
+/* What a server never answers ends when its queue is taken away, and soon. */
+static void a_server_may_hang(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	uint64_t start;
+	struct depot dp;
+	struct server s;
+
+	SERVE(&s, "memory", "size=1M");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 200);
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(kill(s.pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(s.pid, NULL, WUNTRACED), s.pid);
+	for (unsigned int i = 0; i < 30; i++) {
+		w.piece = i % 2 ? 100 : 0;
+		depot_send(&dp, &w);
+	}
+	assert_false(depot_reap(&dp, 100));
+	start = now_ms();
+	depot_close(&dp);
+	assert_in_range(now_ms() - start, 1000, 4000);	/* 200 ms by itself, a second more */
+	for (unsigned int i = 0; i < 30; i++)
+		assert_int_equal(dp.result[i], -ECANCELED);
+	assert_int_equal(kill(s.pid, SIGCONT), 0);
+	server_kill(&s, SIGKILL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_ENGINES(a_server_may_die_and_come_back),
+		ON_ENGINES(a_short_outage_fails_nobody),
+		ON_ENGINES(what_was_lost_is_never_called_stable),
+		ON_ENGINES(cancelled_requests_leave_others_alone),
+		ON(sync_packed_event, what_was_given_up_does_not_come_later),
+		cmocka_unit_test(a_mute_server_is_given_up),
+		ON_ENGINES(a_server_may_hang),
+	};
+
+	return nbdkit_is_missing() ? 77 :
+	       cmocka_run_group_tests_name("store nbd link", tests, NULL, NULL) ? 1 : 0;
+}
