@@ -345,15 +345,11 @@ static int check_abandoned(const struct sockaddr_un *addr, struct virtq_error *e
 
 int virtq_vhost_user_listen(const char *path, struct virtq_error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, rc;
+	struct sockaddr_un addr;
+	int fd, rc = vuser_address(&addr, path, err);
 
-	if (!*path || strlen(path) >= sizeof(addr.sun_path))
-		return error_set(err, *path ? -ENAMETOOLONG : -EINVAL,
-				 "a socket path has 1 to %u bytes",
-				 (unsigned int)sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
-	rc = check_abandoned(&addr, err);
+	if (!rc)
+		rc = check_abandoned(&addr, err);
 	if (rc)
 		return rc;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

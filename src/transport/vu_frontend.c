@@ -156,16 +156,13 @@ int virtq_vhost_user_attach(struct virtq_transport **out, int fd, unsigned int t
 int virtq_vhost_user_connect(struct virtq_transport **out, const char *path,
 			     unsigned int timeout_ms, struct virtq_error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr;
 	unsigned int wait_ms = timeout_ms ? timeout_ms : TIMEOUT_MS_DEFAULT;
 	struct timeval wait = { wait_ms / 1000, wait_ms % 1000 * 1000 };
-	int fd, rc;
+	int fd, rc = vuser_address(&addr, path, err);
 
-	if (!*path || strlen(path) >= sizeof(addr.sun_path))
-		return error_set(err, *path ? -ENAMETOOLONG : -EINVAL,
-				 "a socket path has 1 to %u bytes",
-				 (unsigned int)sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
+	if (rc)
+		return rc;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_set_errno(err, -errno, "cannot make a socket");

@@ -13,6 +13,17 @@
 #define NS_PER_MS 1000000u
 #define NS_PER_S 1000000000u
 
+int vuser_address(struct sockaddr_un *addr, const char *path, struct virtq_error *err)
+{
+	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (!*path || strlen(path) >= sizeof(addr->sun_path))
+		return error_set(err, *path ? -ENAMETOOLONG : -EINVAL,
+				 "a socket path has 1 to %u bytes",
+				 (unsigned int)sizeof(addr->sun_path) - 1);
+	memcpy(addr->sun_path, path, strlen(path));
+	return 0;
+}
+
 static uint64_t now_ns(void)
 {
 	struct timespec now;

@@ -4,6 +4,7 @@
 #define VIRTQ_TRANSPORT_VU_SOCK_H
 
 #include <stddef.h>
+#include <sys/un.h>
 
 #include "transport/vu_msg.h"
 
@@ -13,6 +14,9 @@ struct vuser_receiver {
 	bool channel;		/* requests are those that a back end sends, not a front end */
 	size_t have_bytes;	/* of header and payload together */
 };
+
+/* The address of a socket at @path. 0, -EINVAL or -ENAMETOOLONG. */
+int vuser_address(struct sockaddr_un *addr, const char *path, struct virtq_error *err);
 
 /* The moment @timeout_ms from now, on the monotonic clock. */
 uint64_t vuser_deadline_ns(unsigned int timeout_ms);
