@@ -297,25 +297,23 @@ def open_subjects(args, part, directory, image, opened):
         opened.append(Server(args, name, directory, command, image if with_image else None))
         return opened[-1]
 
-    null = f"null:{NULL_BYTES}"
-    if part in ("null", "wake"):
-        # A server that looks for requests would never be woken.
-        options = args.serve_option + (["--spin", "off"] if part == "wake" else [])
-        subjects = [server("virtq", virtq(args, null, options), False)]
-        if part == "wake":
-            return subjects + [Wake(args)]
-    elif part == "polling":
-        return [server("virtq", virtq(args, None, args.serve_option + ["--spin", "always"]))]
-    else:
-        subjects = [server("virtq", virtq(args, None, args.serve_option))]
+    file = part not in ("null", "wake")
+    where = None if file else f"null:{NULL_BYTES}"
+    # A server that looks for requests would never be woken.
+    spin = {"wake": ["--spin", "off"], "polling": ["--spin", "always"]}.get(part, [])
+    options = args.serve_option + spin
+    subjects = [server("virtq", virtq(args, where, options), file)]
+    if part == "polling":
+        return subjects
     if part in ("target", "null") and not args.variant:
         subjects.append(Layout(subjects[0]))
     for variant in args.variant if part not in ("matrix", "idle") else []:
-        name, _, options = variant.partition("=")
-        subjects.append(server(name, virtq(args, null if part == "null" else None,
-                                           args.serve_option + options.split()), part != "null"))
+        name, _, words = variant.partition("=")
+        subjects.append(server(name, virtq(args, where, options + words.split()), file))
+    if part == "wake":
+        return subjects + [Wake(args)]
     if not args.no_qsd:
-        subjects.append(server("qsd", qsd(part == "null"), part != "null"))
+        subjects.append(server("qsd", qsd(part == "null"), file))
     if not args.no_fio and part in ("target", "matrix"):
         subjects.append(Fio(args, image))
     return subjects
