@@ -50,9 +50,8 @@ const char serve_options_help[] =
 	"                       requests), auto (look while that pays), or so many\n"
 	"                       microseconds of auto at most [auto]\n"
 	"  --use WHAT,...       of io_uring also: sqpoll, buffers\n"
-	"  --forbid WHAT,...    of io_uring never: sqpoll, buffers, files, links,\n"
-	"                       ring-fd, single-issuer, defer-taskrun, multishot,\n"
-	"                       workers, kick-reads\n"
+	"  --forbid WHAT,...    of io_uring never: sqpoll, buffers, files, ring-fd,\n"
+	"                       single-issuer, defer-taskrun, multishot\n"
 	"  --stats SECONDS      say every so often what each queue has done\n"
 	"  --print-capabilities print what this program can do, in JSON, and exit\n"
 	"  --quiet              say nothing but errors\n"
@@ -162,11 +161,10 @@ static bool serve_option_uses(const char *label, const char *text, uint32_t allo
 		uint32_t use;
 	} words[] = {
 		{ "sqpoll", VIRTQ_USE_SQPOLL }, { "buffers", VIRTQ_USE_BUFFERS },
-		{ "files", VIRTQ_USE_FILES }, { "links", VIRTQ_USE_LINKS },
-		{ "ring-fd", VIRTQ_USE_RING_FD }, { "single-issuer", VIRTQ_USE_SINGLE_ISSUER },
+		{ "files", VIRTQ_USE_FILES }, { "ring-fd", VIRTQ_USE_RING_FD },
+		{ "single-issuer", VIRTQ_USE_SINGLE_ISSUER },
 		{ "defer-taskrun", VIRTQ_USE_DEFER_TASKRUN },
-		{ "multishot", VIRTQ_USE_MULTISHOT }, { "workers", VIRTQ_USE_WORKERS },
-		{ "kick-reads", VIRTQ_USE_KICK_READS },
+		{ "multishot", VIRTQ_USE_MULTISHOT },
 	};
 	const unsigned int count = sizeof(words) / sizeof(words[0]);
 	unsigned int i;

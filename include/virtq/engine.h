@@ -36,13 +36,10 @@ enum virtq_engine_use {
 	VIRTQ_USE_SQPOLL	= 1,	/* a thread of the kernel takes what is submitted */
 	VIRTQ_USE_BUFFERS	= 2,	/* guest memory is registered: pinned, all of it */
 	VIRTQ_USE_FILES		= 4,	/* files that stay open are registered */
-	VIRTQ_USE_LINKS		= 8,	/* linked operations go to the kernel together */
-	VIRTQ_USE_RING_FD	= 16,	/* the io_uring's own fd is registered */
-	VIRTQ_USE_SINGLE_ISSUER	= 32,	/* the kernel knows that one thread submits */
-	VIRTQ_USE_DEFER_TASKRUN	= 64,	/* completions wait until that thread asks for them */
-	VIRTQ_USE_MULTISHOT	= 128,	/* one poll for all kicks of a queue */
-	VIRTQ_USE_KICK_READS	= 512,	/* eventfds of kicks are read, which waits, instead of polled */
-	VIRTQ_USE_WORKERS	= 256,	/* files that always wait go to the kernel's workers at once */
+	VIRTQ_USE_RING_FD	= 8,	/* the io_uring's own fd is registered */
+	VIRTQ_USE_SINGLE_ISSUER	= 16,	/* the kernel knows that one thread submits */
+	VIRTQ_USE_DEFER_TASKRUN	= 32,	/* completions wait until that thread asks for them */
+	VIRTQ_USE_MULTISHOT	= 64,	/* one poll for all kicks of a queue */
 };
 
 /* What an engine does that has nothing to do. */
@@ -158,7 +155,7 @@ VIRTQ_API enum virtq_engine_kind virtq_engine_kind(const struct virtq_engine *en
 /**
  * virtq_engine_uses - what it uses of enum virtq_engine_use
  *
- * Files, buffers and links count from the first that the kernel took on.
+ * Files and buffers count from the first that the kernel took on.
  *
  * Return: VIRTQ_USE_...; 0 for VIRTQ_ENGINE_SYNC. Thread: any. Since: 0.1
  */

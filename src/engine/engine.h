@@ -30,8 +30,6 @@
 #define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
 
-#define ENGINE_LINKS_MAX 3u		/* operations that go to the kernel in a row */
-
 struct engine_msg;
 
 /* Something that is due at a time; all zero while it is not set. */
@@ -39,15 +37,6 @@ struct engine_timer {
 	struct engine_timer *next, *prev;	/* in virtq_engine.timers */
 	uint64_t due_ns;
 	void (*expired)(struct virtq_engine *e, struct engine_timer *timer);
-};
-
-/* Operations in a row that are with the kernel, or how they went there. */
-struct engine_links {
-	int32_t results[ENGINE_LINKS_MAX];
-	uint8_t count;			/* of those that were performed */
-	uint8_t at;			/* the next result to be looked at */
-	uint8_t out;			/* completions to come */
-	bool apart;			/* the kernel did not like the row */
 };
 
 /*
@@ -74,7 +63,6 @@ struct engine_slot {
 	struct virtq_op op __attribute__((aligned(SLOT_LINE)));	/* offset and spans move on */
 	uint64_t done_bytes;
 	/* What few need. */
-	struct engine_links links;
 	/* A TIMEOUT, or a pause before trying again. @due_ns stays when it moves. */
 	struct engine_timer timer;
 };
@@ -322,21 +310,14 @@ static inline uint32_t engine_generation(struct virtq_engine *e)
 /* A piece of an operation has ended: @result bytes or -errno. Nothing is staged here. */
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result);
 
-/* The spans of a READ or WRITE: @op is the slot's own or linked behind that. Returns how many. */
-static inline uint32_t op_spans(const struct engine_slot *slot, const struct virtq_op *op,
-				struct virtq_span **spans)
-{
-	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
-								   &slot->req->rd;
-
-	*spans = op->spans ? op->spans : c->spans;
-	return op->spans ? op->span_count : c->count;
-}
-
 /* The spans that a READ or WRITE goes on with. Returns how many. */
 static inline uint32_t engine_spans(const struct engine_slot *slot, struct virtq_span **spans)
 {
-	return op_spans(slot, &slot->op, spans);
+	const struct virtq_op *op = &slot->op;
+	struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr : &slot->req->rd;
+
+	*spans = op->spans ? op->spans : c->spans;
+	return op->spans ? op->span_count : c->count;
 }
 
 /* The kick fd is readable, or with @hung_up will never be again. */

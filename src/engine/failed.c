@@ -39,7 +39,6 @@ static void let_go(struct virtq_engine *e)
 			if (!slot->generation)
 				continue;
 			slot->generation = 0;
-			slot->links = (struct engine_links){ .count = 0 };
 			engine_completed(e, slot, -EIO);
 		}
 	}

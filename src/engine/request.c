@@ -38,13 +38,6 @@ static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
 /* What is left of slot->op, here or at the engine that the queue is leaving for. */
 static void perform(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
-	struct engine_links *links = &slot->links;
-
-	if (UNLIKELY(links->at < links->count)) {
-		/* It was performed together with the one before it. */
-		complete(q, slot, links->results[links->at++]);
-		return;
-	}
 	if (UNLIKELY(q->phase == QUEUE_LEAVES)) {
 		slot->timer.due_ns = 0;
 		slot->next = q->later;
@@ -284,8 +277,6 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 {
 	int64_t result = slot->result;
 
-	if (UNLIKELY(slot->links.count))
-		slot->links = (struct engine_links){ .count = 0 };
 	if (result < 0)
 		slot->req->failed = 1;
 	if (result == -ECANCELED && q->phase == QUEUE_CANCELS) {

@@ -50,13 +50,11 @@ static bool handle(struct virtq_engine *e, const struct io_uring_cqe *cqe)
 		return false;
 	if (UNLIKELY(kind == COOKIE_QUIET))
 		return uring_call_failed(q);
-	if (kind >= COOKIE_IO) {
+	if (LIKELY(kind == COOKIE_IO)) {
 		struct engine_slot *slot = &q->slots[at];
 
 		if (at >= virtq_device_ring(q->ring)->size || slot->generation != generation)
 			return false;
-		if (UNLIKELY(slot->links.out))
-			return uring_row_completed(e, slot, kind - COOKIE_IO, cqe->res);
 		slot->generation = 0;
 		engine_completed(e, slot, cqe->res);
 		return true;
@@ -323,7 +321,6 @@ static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 	}
 	e->uring = u;
 	u->sqpoll = e->uses & VIRTQ_USE_SQPOLL;
-	u->links = !(e->config.forbid & VIRTQ_USE_LINKS);
 	u->multishot = !(e->config.forbid & VIRTQ_USE_MULTISHOT);
 	if (u->multishot)
 		e->uses |= VIRTQ_USE_MULTISHOT;

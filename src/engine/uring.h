@@ -3,7 +3,7 @@
  * The inside of the io_uring engine.
  *
  *   uring.c             the io_uring itself: submissions, completions, the loop's turn, set-up
- *   uring_ops.c         operations of models, alone and in rows
+ *   uring_ops.c         operations of models
  *   uring_fds.c         kicks, calls and error signals
  *   uring_registered.c  files and guest memory that the kernel keeps hold of
  *
@@ -37,15 +37,12 @@ struct uring_buffer {
 
 /* What of these one queue uses. */
 struct uring_queue {
-	struct uring_use {
+	struct {
 		int fd;
 		int at;			/* its entry, -1 if the kernel did not take it */
-		bool waits;		/* the kernel has no way to read it without waiting */
 	} files[URING_QUEUE_FILES];
 	uint32_t file_count;
 	bool heard;			/* a call has failed of which only failure is told: see all */
-	/* How the kick fd is watched: read as it comes, or polled and drained then. */
-	enum { KICK_UNKNOWN, KICK_READ, KICK_POLL } kick;
 	uint32_t *buffers;		/* entries of the table */
 	uint32_t buffer_count;
 	uint32_t last;			/* of these: where the last piece of memory was found */
@@ -57,7 +54,6 @@ struct uring {
 	bool waking;			/* a read of the wake-up fd is out */
 	bool skip_success;		/* the kernel can keep quiet about what went well */
 	bool sqpoll;			/* a kernel thread takes what is staged */
-	bool links;			/* operations in a row go to the kernel together */
 	bool fixed_files, fixed_buffers;	/* there are tables for them */
 	/*
 	 * Readable when the kernel has let go of the whole io_uring and all of its
@@ -75,7 +71,7 @@ struct uring {
 
 /* ---- uring.c ---- */
 
-/* What a completion belongs to. COOKIE_IO + n is the operation at place n of a row. */
+/* What a completion belongs to. */
 enum uring_cookie_kind { COOKIE_IGNORED, COOKIE_WAKE, COOKIE_QUIET, COOKIE_AUX, COOKIE_IO };
 
 /* bits 60-63 kind, 32-59 generation, 16-31 queue, 0-15 slot or enum engine_aux_kind */
@@ -100,9 +96,6 @@ bool uring_reap(struct virtq_engine *e);
 
 void uring_perform(struct virtq_engine *e, struct engine_slot *slot);
 void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q);
-/* One of a row has completed. Returns true if all have. */
-bool uring_row_completed(struct virtq_engine *e, struct engine_slot *slot, uint32_t member,
-			 int32_t result);
 
 /* ---- uring_fds.c ---- */
 
@@ -131,8 +124,8 @@ void uring_enter_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 void uring_leave_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 void uring_remap_queue(struct virtq_engine *e, struct virtq_engine_queue *q);
 
-/* What is known of a file that stays open, found out at its first use; NULL for nothing. */
-const struct uring_use *uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd);
+/* The entry of a file that stays open, which gets it at its first use; -1 for none. */
+int uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd);
 
 /* The entry that holds all of a piece of memory; -1 if none does. */
 int uring_buffer(const struct virtq_engine *e, struct virtq_engine_queue *q, const void *base,

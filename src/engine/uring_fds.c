@@ -10,8 +10,6 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -82,27 +80,9 @@ bool uring_call_failed(struct virtq_engine_queue *q)
 
 /* ---- Kicks that come ------------------------------------------------------ */
 
-static bool kick_is_read(const struct virtq_engine_queue *q)
-{
-	return q->uring && q->uring->kick == KICK_READ;
-}
-
-static void read_completed(struct virtq_engine_queue *q, int res)
-{
-	q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
-	if (res > 0)
-		engine_kicked(q, true, false);
-	else if (res != -ECANCELED && res != -EINTR)
-		q->uring->kick = KICK_POLL;	/* the kernel does not wait for this one */
-}
-
 static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int res,
 			   unsigned int flags)
 {
-	if (kick_is_read(q)) {
-		read_completed(q, res);
-		return;
-	}
 	if (!(flags & IORING_CQE_F_MORE))
 		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
 	if (res == -EINVAL && u->multishot) {
@@ -136,41 +116,6 @@ static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
 	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
 }
 
-static bool is_eventfd(int fd)
-{
-	char path[32], target[32];
-	ssize_t len;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	len = readlink(path, target, sizeof(target));
-	return len == 20 && !memcmp(target, "anon_inode:[eventfd]", 20);
-}
-
-/*
- * A read that waits tells of a kick and takes it out at the same time, where a
- * poll needs a read and a turn of its own afterwards. Only of eventfds: io_uring
- * waits for them even with O_NONBLOCK, and they never hang up.
- */
-static bool reads_kick(struct virtq_engine *e, struct virtq_engine_queue *q)
-{
-	struct uring_queue *uq = q->uring;
-
-	if (!uq)
-		return false;
-	if (UNLIKELY(uq->kick == KICK_UNKNOWN)) {
-		uq->kick = KICK_POLL;
-		if (!(e->config.forbid & VIRTQ_USE_KICK_READS) &&
-		    is_eventfd(q->fds[VIRTQ_FD_KICK])) {
-			uq->kick = KICK_READ;
-			shm_word_write(&e->uses, e->uses | VIRTQ_USE_KICK_READS);
-		}
-	}
-	/* A semaphore can be read for ever: a poll tells only of what is new. */
-	if (UNLIKELY(q->fruitless > FRUITLESS_MAX))
-		uq->kick = KICK_POLL;
-	return uq->kick == KICK_READ;
-}
-
 void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	struct io_uring_sqe *sqe;
@@ -188,10 +133,7 @@ void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 		return;
 	}
 	sqe = uring_sqe(e);
-	if (reads_kick(e, q))
-		io_uring_prep_read(sqe, q->fds[VIRTQ_FD_KICK], e->uring->sink, sizeof(uint64_t),
-				   (uint64_t)-1);
-	else if (e->uring->multishot)
+	if (e->uring->multishot)
 		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
 	else
 		io_uring_prep_poll_add(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
@@ -211,7 +153,7 @@ void uring_drain(struct virtq_engine *e, struct virtq_engine_queue *q)
 	struct engine_aux *aux = &q->aux[AUX_DRAIN];
 	struct io_uring_sqe *sqe;
 
-	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation) || kick_is_read(q))
+	if (q->fds[VIRTQ_FD_KICK] < 0 || (q->plain_drain && aux->generation))
 		return;
 	if (e->uring->sqpoll && !q->plain_drain) {
 		/* Submitted by another thread it could happen after arming. */
@@ -283,8 +225,6 @@ void uring_release(struct virtq_engine *e, struct virtq_engine_queue *q,
 			q->aux[AUX_DRAIN].generation = 0;
 		end_aux(e, q, AUX_POLL);
 		end_aux(e, q, AUX_DRAIN);
-		if (q->uring)
-			q->uring->kick = KICK_UNKNOWN;
 		return;
 	}
 	if (!e->failed)

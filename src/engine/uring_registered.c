@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is found out once so that it need not be for each operation: files and
- * guest memory are registered with the kernel, and files that always make the
- * reader wait are told from others.
+ * What is looked up once so that it need not be for each operation: files and
+ * guest memory are registered with the kernel.
  *
  * A file is registered when an operation with VIRTQ_OP_FILE_STAYS first names
  * it, for as long as a queue that named it is on the engine; memory while a
@@ -17,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -62,20 +60,6 @@ int uring_register_tables(struct virtq_engine *e)
 
 /* ---- Files --------------------------------------------------------------- */
 
-/*
- * Is every read that must not wait refused? tmpfs is like that, and some network
- * file systems. The byte is read from regular files only: there it changes nothing.
- */
-static bool always_waits(int fd)
-{
-	uint8_t byte;
-	struct iovec iov = { &byte, 1 };
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-	       preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP;
-}
-
 static int take_file(struct virtq_engine *e, int fd)
 {
 	struct uring *u = e->uring;
@@ -106,25 +90,22 @@ static void drop_file(struct virtq_engine *e, int at)
 		io_uring_register_files_update(&u->ring, (unsigned int)at, &none, 1);
 }
 
-const struct uring_use *uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd)
+int uring_file(struct virtq_engine *e, struct virtq_engine_queue *q, int fd)
 {
 	struct uring_queue *uq = q->uring;
-	struct uring_use *use;
+	int at;
 
 	if (UNLIKELY(!uq))
-		return NULL;
+		return -1;
 	for (uint32_t i = 0; i < uq->file_count; i++)
 		if (LIKELY(uq->files[i].fd == fd))
-			return &uq->files[i];
+			return uq->files[i].at;
 	if (uq->file_count == URING_QUEUE_FILES)
-		return NULL;
-	use = &uq->files[uq->file_count++];
-	*use = (struct uring_use){ .fd = fd, .at = take_file(e, fd) };
-	if (!(e->config.forbid & VIRTQ_USE_WORKERS) && always_waits(fd)) {
-		use->waits = true;
-		shm_word_write(&e->uses, e->uses | VIRTQ_USE_WORKERS);
-	}
-	return use;
+		return -1;
+	at = take_file(e, fd);
+	uq->files[uq->file_count].fd = fd;
+	uq->files[uq->file_count++].at = at;
+	return at;
 }
 
 /* ---- Memory -------------------------------------------------------------- */

@@ -94,9 +94,9 @@ def test_every_engine_setting_serves_the_same():
                   ["--spin", "always"], ["--coalesce", "8,100"],
                   ["--coalesce", "2,1", "--engine", "sync"], ["--use", "buffers"],
                   ["--use", "sqpoll,buffers"],
-                  ["--forbid", "files,links,ring-fd"],
-                  ["--forbid", "sqpoll,buffers,files,links,ring-fd,single-issuer,"
-                               "defer-taskrun,multishot,workers"],
+                  ["--forbid", "files,ring-fd"],
+                  ["--forbid", "sqpoll,buffers,files,ring-fd,single-issuer,"
+                               "defer-taskrun,multishot"],
                   ["--write-through", "--direct"],
                   ["--queues", 4, "--threads", 2], ["--queue-size", 128, "--layout", "split"]):
         with Server("i", *words) as server:

@@ -88,7 +88,7 @@ def test_serve_options_that_make_no_sense():
     bad("whole number", *place, "--spin", "1us")
     bad("--use knows no 'files'", *place, "--use", "files")
     bad("--use knows no ''", *place, "--use", "")
-    bad("--forbid knows no 'steam'", *place, "--forbid", "files,steam,links")
+    bad("--forbid knows no 'steam'", *place, "--forbid", "files,steam,ring-fd")
     bad("--coalesce is COUNT,MICROSECONDS", *place, "--coalesce", "8")
     bad("--coalesce is 1 to 32768", *place, "--coalesce", "0,8")
     bad("--coalesce wants a whole number", *place, "--coalesce", "8,")

@@ -548,8 +548,8 @@ static void *drainer_thread(void *arg)
 	struct virtq_engine *engine;
 
 	if (virtq_engine_create(&engine, &(struct virtq_engine_config){
-			.kind = VIRTQ_ENGINE_URING, .stepped = true, .spin = VIRTQ_SPIN_OFF,
-			.forbid = VIRTQ_USE_KICK_READS }, NULL))
+			.kind = VIRTQ_ENGINE_URING, .stepped = true,
+			.spin = VIRTQ_SPIN_OFF }, NULL))
 		return NULL;
 	if (virtq_engine_add(engine, &(struct virtq_engine_queue_config){
 			.model = &d->t->model, .ring = d->device, .enabled = true,

@@ -20,15 +20,11 @@ struct way {
 	bool packed;
 };
 
-static const struct way reads = { VIRTQ_ENGINE_URING, 0, false };
-static const struct way multishot = { VIRTQ_ENGINE_URING, VIRTQ_USE_KICK_READS, false };
-static const struct way single_shot = {
-	VIRTQ_ENGINE_URING, VIRTQ_USE_MULTISHOT | VIRTQ_USE_KICK_READS, true
-};
+static const struct way multishot = { VIRTQ_ENGINE_URING, 0, false };
+static const struct way single_shot = { VIRTQ_ENGINE_URING, VIRTQ_USE_MULTISHOT, true };
 static const struct way epoll = { VIRTQ_ENGINE_SYNC, 0, false };
 
-#define ON_WAYS(test) \
-	ON(reads, test), ON(multishot, test), ON(single_shot, test), ON(epoll, test)
+#define ON_WAYS(test) ON(multishot, test), ON(single_shot, test), ON(epoll, test)
 
 static struct virtq_engine *engine_by(const struct way *way)
 {

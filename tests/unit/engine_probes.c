@@ -11,11 +11,10 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ALL_USES 1023u
+#define ALL_USES 127u
 
 struct probe {
 	struct setting setting;
@@ -33,13 +32,10 @@ PROBE(sqpoll_shared, VIRTQ_USE_SQPOLL, VIRTQ_USE_SINGLE_ISSUER, 0);
 PROBE(buffers, VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(everything, VIRTQ_USE_SQPOLL | VIRTQ_USE_BUFFERS, 0, 0);
 PROBE(no_files, VIRTQ_USE_BUFFERS, VIRTQ_USE_FILES, 0);
-PROBE(no_workers, 0, VIRTQ_USE_WORKERS, 0);
-PROBE(no_kick_reads, 0, VIRTQ_USE_KICK_READS, 0);
-PROBE(no_links, 0, VIRTQ_USE_LINKS, 0);
 PROBE(no_ring_fd, 0, VIRTQ_USE_RING_FD, 0);
 PROBE(no_single_issuer, 0, VIRTQ_USE_SINGLE_ISSUER, 0);
 PROBE(no_defer, 0, VIRTQ_USE_DEFER_TASKRUN, 0);
-PROBE(no_multishot, 0, VIRTQ_USE_MULTISHOT | VIRTQ_USE_KICK_READS, 0);
+PROBE(no_multishot, 0, VIRTQ_USE_MULTISHOT, 0);
 
 static struct virtq_engine *engine_of_probe(const struct probe *p)
 {
@@ -181,27 +177,6 @@ static void files_are_shared_and_may_be_many(void **state)
 	virtq_engine_destroy(engine);
 }
 
-/* A memory file has no reads that do not wait; the byte that tells is not missed afterwards. */
-static void a_file_that_always_waits_is_told_from_others(void **state)
-{
-	const struct probe *p = *state;
-	struct virtq_engine *engine = engine_of_probe(p);
-	int fd = memfd_create("probe", MFD_CLOEXEC);
-	uint8_t bytes[64], content[64], byte;
-	struct iovec iov = { &byte, 1 };
-	bool waits;
-
-	memset(content, 'w', sizeof(content));
-	assert_int_equal(write(fd, content, sizeof(content)), sizeof(content));
-	waits = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0;
-	read_through(engine, &p->setting, fd, bytes);
-	assert_memory_equal(bytes, content, sizeof(content));
-	assert_int_equal(!!(virtq_engine_uses(engine) & VIRTQ_USE_WORKERS),
-			 waits && !(p->forbid & VIRTQ_USE_WORKERS));
-	close(fd);
-	virtq_engine_destroy(engine);
-}
-
 /* ---- Memory ---------------------------------------------------------------- */
 
 /* The same memory, mapped once more: other pointers, so another entry of the table. */
@@ -329,7 +304,7 @@ static void a_limit_on_locked_memory_is_no_error(void **state)
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* ---- Links ----------------------------------------------------------------- */
+/* ---- One operation behind the other --------------------------------------- */
 
 #define PIECE 512u
 
@@ -367,7 +342,6 @@ static void a_row_ends_where_it_fails(void **state)
 		assert_memory_equal(s.memory, st.pair.data, PIECE);
 	}
 	assert_int_equal(s.finished, 100);
-	assert_uses(engine, VIRTQ_USE_LINKS, p);
 
 	/* The second fails. */
 	script_row(&s, fd, 0);
@@ -404,7 +378,7 @@ static void a_row_ends_where_it_fails(void **state)
 	virtq_engine_destroy(engine);
 }
 
-/* A row that the kernel refuses for its last: those before it are performed all the same. */
+/* A row of which the last is refused: those before it are performed all the same. */
 static void a_row_goes_as_far_as_it_can(void **state)
 {
 	const struct probe *p = *state;
@@ -431,7 +405,6 @@ static void a_row_goes_as_far_as_it_can(void **state)
 		assert_memory_equal(got, st.pair.data, PIECE);
 	}
 	assert_int_equal(s.finished, 2);
-	assert_uses(engine, VIRTQ_USE_LINKS, p);
 	stand_close(&st);
 	close(fd);
 	file_drop(path);
@@ -518,9 +491,9 @@ static void a_row_may_move(void **state)
 
 #define ON_USES(test) \
 	ON(habit, test), ON(nothing, test), ON(sqpoll, test), ON(sqpoll_shared, test), \
-	ON(buffers, test), ON(everything, test), ON(no_files, test), ON(no_workers, test), ON(no_links, test), \
+	ON(buffers, test), ON(everything, test), ON(no_files, test), \
 	ON(no_ring_fd, test), ON(no_single_issuer, test), ON(no_defer, test), \
-	ON(no_multishot, test), ON(no_kick_reads, test)
+	ON(no_multishot, test)
 
 int main(void)
 {
@@ -531,9 +504,6 @@ int main(void)
 		ON(no_files, a_closed_file_is_forgotten),
 		ON(habit, files_are_shared_and_may_be_many),
 		ON(everything, files_are_shared_and_may_be_many),
-		ON(habit, a_file_that_always_waits_is_told_from_others),
-		ON(no_files, a_file_that_always_waits_is_told_from_others),
-		ON(no_workers, a_file_that_always_waits_is_told_from_others),
 		ON(habit, memory_is_replaced_under_load),
 		ON(buffers, memory_is_replaced_under_load),
 		ON(everything, memory_is_replaced_under_load),
@@ -543,13 +513,13 @@ int main(void)
 		ON_USES(a_row_ends_where_it_fails),
 		ON(habit, a_row_goes_as_far_as_it_can),
 		ON(sqpoll, a_row_goes_as_far_as_it_can),
-		ON(no_links, a_row_goes_as_far_as_it_can),
+		ON(nothing, a_row_goes_as_far_as_it_can),
 		ON(habit, a_short_first_one_is_continued),
 		ON(sqpoll, a_short_first_one_is_continued),
-		ON(no_links, a_short_first_one_is_continued),
+		ON(nothing, a_short_first_one_is_continued),
 		ON(habit, a_row_may_move),
 		ON(sqpoll, a_row_may_move),
-		ON(no_links, a_row_may_move),
+		ON(nothing, a_row_may_move),
 	};
 
 	return cmocka_run_group_tests_name("engine probes", tests, NULL, NULL) ? 1 : 0;
