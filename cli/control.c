@@ -27,13 +27,15 @@
 /* How long the server waits for one who asks, and one who asks for the server. */
 #define CONTROL_SERVER_MS 2000
 #define CONTROL_CLIENT_MS 10000
+/* So that who asks for something else does not wait for one answer that takes its time. */
+#define CONTROL_THREADS 2
 
 struct control {
 	int fd, stop_fd;
 	control_answer *answer;
 	void *arg;
-	bool running;
-	pthread_t thread;
+	unsigned int running;		/* of: */
+	pthread_t thread[CONTROL_THREADS];
 };
 
 /* ---- Both ends. ---- */
@@ -231,11 +233,13 @@ int control_open(struct control **out, control_answer *answer, void *arg,
 
 int control_start(struct control *c, struct virtq_error *err)
 {
-	int rc = pthread_create(&c->thread, NULL, control_run, c);
+	for (; c->running < CONTROL_THREADS; c->running++) {
+		int rc = pthread_create(&c->thread[c->running], NULL, control_run, c);
 
-	if (rc)
-		return report_into_errno(err, -rc, "cannot start a thread for a control socket");
-	c->running = true;
+		if (rc)
+			return report_into_errno(err, -rc,
+						 "cannot start a thread for a control socket");
+	}
 	return 0;
 }
 
@@ -244,8 +248,8 @@ void control_close(struct control *c)
 	if (!c)
 		return;
 	virtq_notify_send(c->stop_fd);
-	if (c->running)
-		pthread_join(c->thread, NULL);
+	while (c->running)
+		pthread_join(c->thread[--c->running], NULL);
 	close(c->fd);
 	close(c->stop_fd);
 	free(c);

@@ -11,13 +11,13 @@
 
 #include <virtq/error.h>
 
-/* ---- The server's end: a thread that serves one after another. ---- */
+/* ---- The server's end: two threads, each of which serves one after another. ---- */
 
 struct control;
 
 /*
  * Answer to @request, a line without its end: "ok" and what was asked for, or
- * "error " and a sentence; in lines. On the control's thread.
+ * "error " and a sentence; in lines. On either of the control's threads.
  */
 typedef void control_answer(void *arg, const char *request, FILE *out);
 

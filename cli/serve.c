@@ -21,6 +21,9 @@
 #include "serve_disk.h"
 #include "serve_options.h"
 
+/* How long a resize waits for another. */
+#define SERVE_RESIZE_WAIT_S 2
+
 /* Descriptors beside those that a disk's client makes us hold. */
 #define SERVE_OTHER_FDS 64
 
@@ -32,12 +35,13 @@ struct serve {
 	struct serve_disk *disk;
 	unsigned int disks;		/* begun to be opened */
 	struct control *control;
+	pthread_mutex_t resizing;
 	int ended_fd;			/* a disk has ended, or an engine failed */
 	sigset_t signals;		/* that end it */
 	int signal_fd;
 };
 
-/* ---- What others ask: on the control's thread, and for --stats on the main one. ---- */
+/* ---- What others ask: on the control's threads, and for --stats on the main one. ---- */
 
 static bool serve_stats(struct serve *s, struct stats *stats)
 {
@@ -58,10 +62,18 @@ static bool serve_stats(struct serve *s, struct stats *stats)
 	return true;
 }
 
+/* One at a time, for a server far away may be long in saying how much it has. */
 static void serve_resize(struct serve *s, const char *name, FILE *out)
 {
 	unsigned int i, found = 0;
+	struct timespec until;
 
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += SERVE_RESIZE_WAIT_S;
+	if (pthread_mutex_timedlock(&s->resizing, &until)) {
+		fputs("error another resize is under way and takes its time\n", out);
+		return;
+	}
 	for (i = 0; i < s->disks; i++) {
 		struct serve_disk *disk = &s->disk[i];
 		struct virtq_error err = { 0 };
@@ -85,6 +97,7 @@ static void serve_resize(struct serve *s, const char *name, FILE *out)
 				    (unsigned long long)serve_disk_bytes(disk),
 				    (unsigned long long)old);
 	}
+	pthread_mutex_unlock(&s->resizing);
 	if (!found)
 		fprintf(out, "error no disk here is called %s\n", name);
 }
@@ -376,7 +389,10 @@ static void serve_note_uses(const struct serve *s)
 
 static int serve_run(const struct serve_options *o)
 {
-	struct serve s = { .options = o, .ended_fd = -1, .signal_fd = -1 };
+	struct serve s = {
+		.options = o, .ended_fd = -1, .signal_fd = -1,
+		.resizing = PTHREAD_MUTEX_INITIALIZER,
+	};
 	struct virtq_error err = { 0 };
 	int status = REPORT_OK;
 	unsigned int i;

@@ -357,7 +357,7 @@ int serve_disk_resize(struct serve_disk *disk, struct virtq_error *err)
 
 	if (rc <= 0)
 		return rc;
-	/* Only the refresh changes it, and that was on this thread. */
+	/* Only the refresh changes it, and there is one at a time. */
 	pthread_mutex_lock(&disk->lock);
 	disk->bytes = disk->store->info.bytes;
 	pthread_mutex_unlock(&disk->lock);

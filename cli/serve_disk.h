@@ -85,7 +85,7 @@ bool serve_disk_stats(struct serve_disk *disk, struct stats_disk *stats);
 
 uint64_t serve_disk_bytes(struct serve_disk *disk);
 
-/* Look at the image's size again, and tell the client. As virtq_blk_refresh(). */
+/* Look at the image's size again, and tell the client; one at a time. As virtq_blk_refresh(). */
 int serve_disk_resize(struct serve_disk *disk, struct virtq_error *err);
 
 #endif

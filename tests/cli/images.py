@@ -134,6 +134,30 @@ def test_server_ends_while_it_opens_an_image():
             one.close()
 
 
+def test_server_that_is_slow_to_tell_its_size_keeps_nobody_from_asking():
+    nbd_works()
+    make_image("far", MIB)
+    far = Nbd("far")
+    with far as url, Server(url) as server:
+        far.process.send_signal(signal.SIGSTOP)
+        try:
+            both = [subprocess.Popen([VIRTQ, "resize", server.socket], stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+            wait_until("one of them", lambda: any(r.poll() is not None for r in both))
+            one, other = sorted(both, key=lambda r: r.poll() is None)
+            said = one.communicate()[0]
+            check(one.returncode == 1 and "another resize is under way" in said, said)
+            began = time.monotonic()
+            good("stats", server.socket)
+            check(time.monotonic() - began < 2, "it waited for", time.monotonic() - began)
+            check(other.poll() is None, "there was nothing to wait for")
+        finally:
+            far.process.send_signal(signal.SIGCONT)
+        said = other.communicate(timeout=20)[0]
+        check(other.returncode == 0 and "still 1048576 bytes" in said, other.returncode, said)
+        good("resize", server.socket)
+
+
 def test_network_block_device_beside_files():
     nbd_works()
     make_image("far", 2 * MIB, seed=84)
