@@ -188,7 +188,7 @@ def test_signal_ends_all_in_the_middle_of_copies():
         make_image(name, 8 * MIB, seed=57, holes=False)
     words = []
     for name in "abc":
-        words += ["--disk", f"socket={name}.s,image={name},inject=delay=5"]
+        words += ["--disk", f"socket={name}.s,image={name},inject=delay=50"]
     with Server(None, *words, socket="c.s") as server:
         running = [subprocess.Popen([VIRTQ, "copy", "--block-size", "4K", f"vhost-user:{name}.s",
                                      name + ".out"], stdout=subprocess.DEVNULL,
