@@ -46,7 +46,7 @@ flushed_more_or_over() { flushed_more || gone "$uml" || grep -q '^GUEST-RESULT: 
 cut_power() {
 	local now
 	start_backend "$SOCKET" "$BUILD/tests/interop/powerline" medium "$IMAGE" "$SOCKET" "$1"
-	boot virtq.test=cut virtq.seed=$seed virtq.flushed=$flushed "virtq.writes=$2" "virtq.options=$3" \
+	boot virtq.test=cut virtq.seed=$seed virtq.flushed="$flushed" "virtq.writes=$2" "virtq.options=$3" \
 		"virtio_uml.device=$SOCKET:2"
 	within 60 flushed_more_or_over || fail 'nothing was flushed within 60 s.'
 	flushed_more && sleep 0.$((RANDOM % 9 + 1))
@@ -60,7 +60,7 @@ cut_power() {
 # look: the last time, with a disk that forgets nothing
 look() {
 	start_backend "$SOCKET" "$BUILD/cli/virtq" serve blk --layout split --socket-path "$SOCKET" --image "$IMAGE"
-	boot virtq.test=cut virtq.seed=$seed virtq.flushed=$flushed virtq.writes=no "virtio_uml.device=$SOCKET:2"
+	boot virtq.test=cut virtq.seed=$seed virtq.flushed="$flushed" virtq.writes=no "virtio_uml.device=$SOCKET:2"
 	await_result 60
 	checked=$(tr -d '\r' <"$dir/console" | sed -n 's/^CHECKED //p')
 	stop_backend "$SOCKET"
