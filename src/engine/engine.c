@@ -222,6 +222,18 @@ static bool arm_queues(struct virtq_engine *e)
 	return quiet;
 }
 
+/* It slept for its operations: who looks at the rings from here on needs no kicks. */
+static void disarm_queues(struct virtq_engine *e)
+{
+	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
+		if (!q->armed || q->broken || !q->enabled || q->phase != QUEUE_TURNS)
+			continue;
+		virtq_device_disarm(q->ring);
+		q->armed = false;
+		q->disarmed = true;
+	}
+}
+
 static void count_sleep(struct virtq_engine *e)
 {
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
@@ -255,7 +267,7 @@ static bool gives_up(const struct virtq_engine *e)
  */
 static bool turn_round(struct virtq_engine *e, bool sleep)
 {
-	bool worked, more, quiet;
+	bool worked, arrived, more, quiet;
 
 	shm_flag_write(&e->sleeping, false);
 	if (UNLIKELY(gives_up(e)))
@@ -266,12 +278,16 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 	if (e->quit)
 		return true;
 	worked = finish_completed(e);
-	more = serve_queues(e, &worked);
+	if (UNLIKELY(e->spin.makes_way) && worked)
+		disarm_queues(e);
+	arrived = false;
+	more = serve_queues(e, &arrived);
+	worked |= arrived;
 	/* The sync engine has completions already; a new map may have waited for some. */
 	more |= e->completed != NULL || (worked && e->deferred);
 
 	if (worked)
-		spin_worked(e);
+		spin_worked(e, arrived);
 	if (more || e->turn_first) {
 		e->turn_first = false;
 		e->io->turn(e, TURN_ON);

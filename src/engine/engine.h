@@ -224,6 +224,7 @@ struct engine_gaps {
 	uint64_t mean_ns, deviation_ns;	/* of those shorter than the bound */
 	uint32_t long_share;		/* of the others among all, in 256th */
 	uint32_t sleeps;		/* that were not even preceded by spinning */
+	uint32_t yield_share;		/* that ended with the first time the processor was given away */
 };
 
 struct engine_spin {
@@ -231,7 +232,9 @@ struct engine_spin {
 	struct engine_gaps *of;		/* these, in the present gap */
 	uint64_t idle_since_ns;		/* 0: not idle */
 	uint64_t for_ns;		/* after it began */
+	uint32_t looks;			/* since it began */
 	bool trial;
+	bool makes_way;			/* sleeps at once, for who ends it needs this processor */
 };
 
 struct uring;
@@ -410,8 +413,8 @@ void engine_give_up(struct virtq_engine *e);
 /* ---- spin.c ---- */
 
 void spin_init(struct virtq_engine *e);
-/* There was something to do. */
-void spin_worked(struct virtq_engine *e);
+/* There was something to do, @arrived: also from a driver. */
+void spin_worked(struct virtq_engine *e, bool arrived);
 /* There is nothing to do. Look again, or sleep? */
 bool spin_goes_on(struct virtq_engine *e);
 

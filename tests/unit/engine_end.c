@@ -387,7 +387,7 @@ static void what_is_in_flight_moves_along(void **state)
 	endless_open(&e, from, s);
 	for (unsigned int i = 0; i < e.count; i++) {
 		assert_int_equal(virtq_engine_move(e.st[i].queue, to), 0);
-		assert_int_equal(virtq_notify_wait(e.st[i].call, 20), 1);	/* in case */
+		assert_int_equal(virtq_notify_wait(e.st[i].call, WAIT_MS), 1);	/* in case */
 		assert_int_equal(virtq_driver_in_flight(e.st[i].pair.driver), EACH);
 	}
 	virtq_engine_destroy(from);

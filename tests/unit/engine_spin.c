@@ -38,7 +38,7 @@ static uint64_t gap(struct bench *b, uint64_t ns)
 	spin_goes_on(&b->engine);
 	for_ns = b->engine.spin.for_ns;
 	b->engine.now_ns = b->engine.spin.idle_since_ns + ns;
-	spin_worked(&b->engine);
+	spin_worked(&b->engine, false);
 	return for_ns;
 }
 
@@ -79,7 +79,7 @@ static void long_gaps_end_spinning_but_for_a_trial(void **state)
 		spin_goes_on(&b.engine);
 		trial = b.engine.spin.trial;
 		b.engine.now_ns = b.engine.spin.idle_since_ns + (trial ? 20 * US : MS);
-		spin_worked(&b.engine);
+		spin_worked(&b.engine, false);
 	}
 	assert_true(gap(&b, 20 * US) > 20 * US);
 	assert_true(gap(&b, 20 * US) > 20 * US);
@@ -101,6 +101,56 @@ static void storage_and_driver_are_told_apart(void **state)
 	assert_true(gap(&b, 5 * US) >= 5 * US);
 	b.queue.in_flight = 1;
 	assert_int_equal(gap(&b, MS), 0);
+}
+
+/* A gap with a request in flight and so many looks. Returns whether it would have spun. */
+static bool looked_over(struct bench *b, unsigned int looks, bool arrived)
+{
+	bool spun;
+
+	b->queue.in_flight = 1;
+	spin_goes_on(&b->engine);
+	spun = b->engine.spin.for_ns != 0;
+	for (unsigned int i = 0; spun && i < looks; i++)
+		spin_goes_on(&b->engine);
+	b->engine.now_ns = b->engine.spin.idle_since_ns + 5 * US;
+	spin_worked(&b->engine, arrived);
+	return spun;
+}
+
+/* A worker of the kernel that does its work whenever the engine gives its processor away. */
+static void storage_gets_the_processor_if_it_needs_it(void **state)
+{
+	unsigned int spun = 0;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, VIRTQ_SPIN_AUTO, 50);
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(looked_over(&b, 10, false));	/* on another one */
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(looked_over(&b, 0, false));		/* done as it was submitted */
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(looked_over(&b, 1, true));		/* drivers have more */
+	while (looked_over(&b, 1, false))
+		assert_true(++spun < 30);
+	spun = 0;
+	for (unsigned int i = 0; i < 640; i++)
+		spun += looked_over(&b, 1, false);
+	assert_int_equal(spun, 10);
+	/* Between requests nobody does: there it spins. */
+	b.queue.in_flight = 0;
+	assert_true(gap(&b, 5 * US) >= 5 * US);
+	/* Drivers that have more would kick. */
+	for (spun = 0; !looked_over(&b, 1, true); spun++)
+		assert_true(spun < 10);
+	while (looked_over(&b, 1, false))
+		;
+	/* The worker moves to another processor: one trial finds out. */
+	for (spun = 0; spun < 2; spun = looked_over(&b, 10, false) ? spun + 1 : 0)
+		;
+	for (unsigned int i = 0; i < 100; i++)
+		assert_true(looked_over(&b, 10, false));
 }
 
 static void off_is_off(void **state)
@@ -369,6 +419,7 @@ int main(void)
 		cmocka_unit_test(short_gaps_are_spun_over_and_no_longer),
 		cmocka_unit_test(long_gaps_end_spinning_but_for_a_trial),
 		cmocka_unit_test(storage_and_driver_are_told_apart),
+		cmocka_unit_test(storage_gets_the_processor_if_it_needs_it),
 		cmocka_unit_test(off_is_off),
 		cmocka_unit_test(bounds_are_checked),
 		ON_ENGINES(short_gaps_need_no_kicks),
