@@ -178,12 +178,26 @@ def median(rows, column):
     return statistics.median(values) if values else None
 
 
-def ratio(rows, base, column="iops"):
-    """None where there is nothing to compare."""
+def ratios(rows, base, column):
+    """One a round, smallest first; none where there is nothing to compare."""
     pairs = [(a.get(column), b.get(column)) for a, b in zip(rows or [], base or [])]
-    if not pairs or any(a is None or not b for a, b in pairs):
-        return None
-    return statistics.median(a / b for a, b in pairs)
+    if any(a is None or not b for a, b in pairs):
+        return []
+    return sorted(a / b for a, b in pairs)
+
+
+def ratio(rows, base, column="iops"):
+    values = ratios(rows, base, column)
+    return statistics.median(values) if values else None
+
+
+def spread(rows, base, column):
+    """The median, and between which two values half of them lie."""
+    values = ratios(rows, base, column)
+    if not values:
+        return "-"
+    return (f"{statistics.median(values):.2f} ({values[len(values) // 4]:.2f}.."
+            f"{values[len(values) * 3 // 4]:.2f})")
 
 
 def show(value, digits):
@@ -265,6 +279,17 @@ class Report:
               median(r.get("virtq", []), "idle_us_per_s"), 100, False, 0)
         if lines:
             print("\n# targets\n" + "\n".join(lines), flush=True)
+
+    def variants(self, names):
+        """Each beside virtq as it is, round by round."""
+        for part, cell, results in self.cells if names else []:
+            print(f"\n# {part}, depth {cell['depth']}: variants beside virtq: median, and "
+                  "where half of the rounds lie")
+            print(f"{'':20}{'IOPS':20}{'CPU':20}{'p50':20}")
+            for name in names:
+                rows = [spread(results.get(name), results["virtq"], column)
+                        for column in ("iops", "server_cpu_us", "p50_us")]
+                print(f"{name:20}" + "".join(f"{row:20}" for row in rows).rstrip(), flush=True)
 
     def write(self, path):
         with open(path, "w", encoding="utf-8") as out:
@@ -400,6 +425,7 @@ def main():
         for part in args.parts:
             measure(args, part, directory, image, report)
         report.targets()
+        report.variants([v.partition("=")[0] for v in args.variant])
     finally:
         shutil.rmtree(directory)
         if args.tsv:
