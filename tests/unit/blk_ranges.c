@@ -272,7 +272,7 @@ static uint8_t send_both(struct rig *r, uint32_t type, int readable, int writabl
 
 /*
  * Linux has the ranges of an erase in writable memory. So there they are looked for,
- * of this type, and if there are none where they belong. S-DEV-004 and P-DEV-002 say
+ * of this type, and if there are none where they belong. The rules (2.7.5.1, 2.8.15) say
  * "should"; the other choice is to tell the driver that data is gone which is not.
  */
 static void ranges_of_an_erase_may_be_writable(void **state)
