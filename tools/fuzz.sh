@@ -17,7 +17,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-all='device driver indirect vu_msg vu_backend vu_frontend'
+all='blk device driver indirect vu_msg vu_backend vu_frontend'
 build=${BUILD:-build}-fuzz
 checked=$build-checked
 covered=$build-coverage
@@ -151,7 +151,7 @@ run() {
 most() {
 	case $1 in
 	device) echo 45 ;;
-	vu_backend) echo 35 ;;
+	vu_backend|blk) echo 35 ;;
 	driver) echo 30 ;;
 	vu_msg) echo 8 ;;
 	*) echo 15 ;;
