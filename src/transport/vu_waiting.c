@@ -11,14 +11,23 @@
 
 enum waiter_state { WAITER_MUTE, WAITER_SPOKE, WAITER_GONE };
 
+/*
+ * UNTRUSTED: a socket that is ready may have nothing to be read, for a byte out of band
+ * makes it so. Nobody speaks vhost-user with these, and waiting for such a one would
+ * wake us at once, again and again: it counts as gone.
+ */
 static enum waiter_state state_of(const struct vuser_waiter *waiter)
 {
+	struct pollfd ready = { waiter->fd, POLLIN, 0 };
+	ssize_t n;
 	char byte;
-	ssize_t n = recv(waiter->fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
 
+	if (poll(&ready, 1, 0) <= 0)
+		return WAITER_MUTE;
+	n = recv(waiter->fd, &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT);
 	if (n > 0)
 		return WAITER_SPOKE;
-	return n < 0 && (errno == EAGAIN || errno == EINTR) ? WAITER_MUTE : WAITER_GONE;
+	return n < 0 && errno == EINTR ? WAITER_MUTE : WAITER_GONE;
 }
 
 static int take(struct vuser_waiting *w, unsigned int i)

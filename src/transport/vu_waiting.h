@@ -54,7 +54,7 @@ void vuser_waiting_dismiss_gone(struct vuser_waiting *w, const struct pollfd *po
 /*
  * Who has waited longest of those who said a first word, to be served; -1 for nobody.
  * Who hung up before that, as one who only wants to know whose socket this is does, is
- * no client.
+ * no client. Nor is one with nothing but bytes out of band: that one is hung up on.
  */
 int vuser_waiting_next(struct vuser_waiting *w);
 

@@ -312,8 +312,13 @@ static bool hung_up_on(int fd, unsigned int ms)
 {
 	struct pollfd p = { fd, POLLIN, 0 };
 	char byte;
+	ssize_t n;
 
-	return poll(&p, 1, (int)ms) == 1 && recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+	if (poll(&p, 1, (int)ms) != 1)
+		return false;
+	n = recv(fd, &byte, 1, MSG_DONTWAIT);
+	/* The latter if something of ours was not read. */
+	return n == 0 || (n < 0 && errno == ECONNRESET);
 }
 
 /*
@@ -389,6 +394,35 @@ static void test_mute_crowd_and_nobody_is_served(void **state)
 		close(mute[i]);
 }
 
+/*
+ * A byte out of band makes a socket ready without anything to be read: who sends
+ * only that is hung up on, and keeps the server neither busy nor from serving others.
+ */
+static void test_byte_out_of_band_is_no_word(void **state)
+{
+	struct rig *r = *state;
+	int odd = client_connect(r), fd;
+
+	assert_int_equal(send(odd, "x", 1, MSG_OOB), 1);
+	assert_true(hung_up_on(odd, 2000));
+	close(odd);
+	fd = client_connect(r);
+	client_alive(fd);
+	/* Nor do those who come meanwhile. */
+	odd = client_connect(r);
+	assert_int_equal(send(odd, "x", 1, MSG_OOB), 1);
+	client_alive(fd);
+	assert_false(hung_up_on(odd, 50));
+	close(fd);
+	assert_true(hung_up_on(odd, 2000));
+	close(odd);
+	fd = client_connect(r);
+	client_alive(fd);
+	close(fd);
+	rig_await(r, VIRTQ_VU_DISCONNECTED, 2, NULL);
+	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 2);
+}
+
 /* More clients than wait inside the server: all are served, one after another. */
 static void test_many_clients_wait(void **state)
 {
@@ -419,6 +453,7 @@ int main(void)
 		CASE(test_who_says_nothing_is_no_client),
 		CASE(test_those_who_go_leave_room_in_the_backlog),
 		CASE(test_many_clients_wait),
+		CASE(test_byte_out_of_band_is_no_word),
 		CASE(test_mute_crowd_gives_way),
 		CASE(test_mute_crowd_and_nobody_is_served),
 		CASE(test_calls_wait_as_configured),
