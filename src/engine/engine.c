@@ -176,7 +176,7 @@ static bool serve_queues(struct virtq_engine *e, bool *worked)
 		uint64_t before = q->stats.requests + q->in_flight;
 
 		next = q->next;
-		if (q->kicked) {
+		if (q->kicked && !queue_kicks_rest(q)) {
 			q->kicked = false;
 			e->io->drain(e, q);
 		}
@@ -267,7 +267,7 @@ static bool gives_up(const struct virtq_engine *e)
  */
 static bool turn_round(struct virtq_engine *e, bool sleep)
 {
-	bool worked, arrived, more, quiet;
+	bool worked, arrived, more, polls, quiet;
 
 	shm_flag_write(&e->sleeping, false);
 	if (UNLIKELY(gives_up(e)))
@@ -293,7 +293,10 @@ static bool turn_round(struct virtq_engine *e, bool sleep)
 		e->io->turn(e, TURN_ON);
 		return false;
 	}
-	if (must_poll(e) || spin_goes_on(e)) {
+	polls = must_poll(e);
+	if (polls)
+		e->now_ns = 0;	/* nobody looks at the clock meanwhile */
+	if (polls || spin_goes_on(e)) {
 		if (!worked && sleep)
 			relax(e);
 		e->io->turn(e, TURN_ON);

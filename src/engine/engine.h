@@ -27,6 +27,7 @@
 
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
 #define ENGINE_PART 8u		/* of these, published together at least */
+#define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
 
@@ -59,6 +60,8 @@ struct engine_slot {
 	bool held;
 	bool ended;			/* completed while held; by the queue's lock */
 	uint8_t chances;		/* see out_of_chances() */
+	bool doomed;			/* over when the model completes it */
+	bool cancelled;			/* something of it was */
 	/* What every operation needs, in the next. */
 	struct virtq_op op __attribute__((aligned(SLOT_LINE)));	/* offset and spans move on */
 	uint64_t done_bytes;
@@ -361,6 +364,8 @@ bool fd_make_nonblocking(int fd);
 void queue_close_fds(struct virtq_engine_queue *q);
 /* It has begun or ceased to take requests: the kick fd is listened to, or left alone. */
 void queue_listen(struct virtq_engine_queue *q);
+/* So many were for nothing that they are left alone for a moment: some fds always have one. */
+bool queue_kicks_rest(struct virtq_engine_queue *q);
 
 /* ---- request.c ---- */
 

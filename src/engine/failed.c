@@ -64,6 +64,9 @@ void engine_give_up(struct virtq_engine *e)
 		let_go(e);
 	shm_word_write(&e->error, (uint64_t)-e->failed);
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
+		/* What it was told before may not have got out. */
+		if (q->broken && q->fds[VIRTQ_FD_ERR] >= 0)
+			failed_io.signal(e, q, VIRTQ_FD_ERR);
 		queue_mark_broken(q, VIRTQ_FAULT_ENGINE, (uint64_t)-e->failed);
 		queue_give_chances(q);
 		if (q->fds[VIRTQ_FD_CALL] < 0 || q->forget)

@@ -147,12 +147,18 @@ static void begin_to_end(struct virtq_engine *e, struct engine_msg *msg)
 		break;
 	case MSG_RESET:
 		queue_cancel(q);
+		/* Nobody waits for it. */
+		queue_forget_call(q);
+		q->aux[AUX_CALL].again = false;
 		break;
 	default:
 		q->phase = QUEUE_DRAINS;
 		timer_set(e, &q->deadline, drain_ns(e), drained_for_long);
 		break;
 	}
+	/* What comes from now on is for whoever serves the driver afterwards. */
+	if (msg->kind != MSG_LEAVE)
+		queue_listen(q);
 	queues_share_credits(e);
 }
 

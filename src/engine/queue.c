@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <virtq/notify.h>
@@ -22,6 +23,8 @@
 
 #define SHARE 4u	/* see queue_credits() */
 #define COALESCE_US_MAX 1000000u
+#define COPIED_MAX ((uint64_t)4 << 20)	/* bytes of requests that ended as they began */
+#define FRUITLESS_PAUSE_NS 1000000u
 
 /* ---- Life --------------------------------------------------------------- */
 
@@ -216,8 +219,8 @@ void queue_publish(struct virtq_engine_queue *q)
 		return;
 	q->publishes = false;
 	q->published = q->stats.requests;
-	/* What is counted here is shown with the next batch, or before sleeping. */
 	q->stats.batches++;
+	q->stats_changed = true;
 	if (!q->wants_call) {
 		q->stats.suppressed++;
 	} else if (q->owes_call) {
@@ -334,11 +337,35 @@ void queue_check_memory(struct virtq_engine_queue *q)
 		queue_mark_broken(q, VIRTQ_FAULT_RING_MEMORY, 0);
 }
 
+/*
+ * A model may answer at once, by copying: no more than so much in a round, or one request,
+ * for the other queues wait. Returns true if the rest went back to the ring.
+ */
+static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, uint32_t count)
+{
+	uint64_t now = engine_now(q->engine), copied = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t bytes = reqs[i]->rd.bytes + reqs[i]->wr.bytes;
+		uint32_t in_flight = q->in_flight;
+
+		request_start(q, reqs[i], now);
+		if (q->in_flight == in_flight)
+			copied += bytes;
+		if (LIKELY(copied <= COPIED_MAX) || i + 1 == count)
+			continue;
+		/* The last one first: that is how it goes. */
+		while (--count > i)
+			virtq_device_unpop(q->ring, reqs[count]);
+		return true;
+	}
+	return false;
+}
+
 bool queue_serve(struct virtq_engine_queue *q)
 {
 	struct virtq_req *reqs[ENGINE_BATCH];
 	uint32_t credits, max;
-	uint64_t now;
 	int n;
 
 	q->blocked = false;
@@ -384,11 +411,8 @@ bool queue_serve(struct virtq_engine_queue *q)
 		q->disarmed = true;
 	}
 	q->fruitless = 0;
-	now = engine_now(q->engine);
-	for (int i = 0; i < n; i++)
-		request_start(q, reqs[i], now);
 	/* Fewer than asked for: empty, broken or out of blocks. Arming will tell. */
-	return (uint32_t)n == max;
+	return start_batch(q, reqs, (uint32_t)n) || (uint32_t)n == max;
 }
 
 /* ---- Completions, kicks and fds ----------------------------------------- */
@@ -413,6 +437,21 @@ void engine_kicked(struct virtq_engine_queue *q, bool readable, bool hung_up)
 		q->kick_dead = true;
 }
 
+static void kicks_count_again(struct virtq_engine *e, struct engine_timer *timer)
+{
+	(void)e;
+	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
+}
+
+bool queue_kicks_rest(struct virtq_engine_queue *q)
+{
+	if (LIKELY(q->fruitless <= FRUITLESS_MAX))
+		return false;
+	if (!q->kick_timer.next)
+		timer_set(q->engine, &q->kick_timer, FRUITLESS_PAUSE_NS, kicks_count_again);
+	return true;
+}
+
 static bool listens(const struct virtq_engine_queue *q)
 {
 	return q->enabled && q->phase == QUEUE_TURNS;
@@ -433,6 +472,18 @@ void queue_listen(struct virtq_engine_queue *q)
 	q->armed = q->disarmed = false;
 }
 
+/*
+ * A socket may be set to wait at its end for what its peer has not taken. Nobody shall
+ * make this thread wait.
+ */
+static void close_at_once(int fd)
+{
+	const struct linger none = { 0 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+	close(fd);
+}
+
 void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int fd)
 {
 	struct virtq_engine *e = q->engine;
@@ -440,7 +491,7 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 
 	if (old >= 0) {
 		e->io->release(e, q, which);
-		close(old);
+		close_at_once(old);
 	}
 	q->fds[which] = fd;
 	if (which == VIRTQ_FD_KICK) {

@@ -87,10 +87,7 @@ static void hold(struct virtq_engine_queue *q, struct engine_slot *slot)
 		q->model->ops->cancel(q->model, slot->req);
 }
 
-/*
- * The request shall end and the model begins something new with it again and again:
- * then it ends without the model. The driver finds nothing written.
- */
+/* The request shall end and the model begins something new with it again and again. */
 static bool out_of_chances(const struct virtq_engine_queue *q, struct engine_slot *slot,
 			   enum virtq_verdict verdict)
 {
@@ -102,9 +99,15 @@ static bool out_of_chances(const struct virtq_engine_queue *q, struct engine_slo
 		slot->chances--;
 		return false;
 	}
+	return true;
+}
+
+/* It ends without the model. The driver finds nothing written. */
+static enum virtq_verdict give_up(struct engine_slot *slot)
+{
 	slot->req->written = 0;
 	slot->req->failed = 1;
-	return true;
+	return VIRTQ_DONE;
 }
 
 void queue_give_chances(struct virtq_engine_queue *q)
@@ -119,8 +122,12 @@ void queue_give_chances(struct virtq_engine_queue *q)
 static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		   enum virtq_verdict verdict)
 {
-	if (out_of_chances(q, slot, verdict))
-		verdict = VIRTQ_DONE;
+	if (UNLIKELY(out_of_chances(q, slot, verdict))) {
+		/* What is held stays with the model until that completes it, and is over then. */
+		slot->doomed = verdict == VIRTQ_HOLD;
+		if (!slot->doomed)
+			verdict = give_up(slot);
+	}
 	/* Counted first: an operation may have completed when perform() returns. */
 	set_performing(q, slot, verdict == VIRTQ_SUBMIT);
 	switch (verdict) {
@@ -138,6 +145,10 @@ static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		q->stats.failed += slot->req->failed != 0;
 		break;
 	}
+	if (UNLIKELY(slot->cancelled)) {
+		q->cancelled++;
+		q->stats.cancelled += slot->req->failed != 0;
+	}
 	q->stats.bytes_read += slot->req->bytes_read;
 	q->stats.bytes_written += slot->req->bytes_written;
 	q->in_flight--;
@@ -151,6 +162,8 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 
 	slot->req = req;
 	slot->popped_ns = now_ns;
+	slot->doomed = false;
+	slot->cancelled = false;
 	slot->op = (struct virtq_op){ 0 };
 	req->bytes_read = 0;
 	req->bytes_written = 0;
@@ -279,11 +292,13 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 
 	if (result < 0)
 		slot->req->failed = 1;
-	if (result == -ECANCELED && q->phase == QUEUE_CANCELS) {
-		q->cancelled++;
-		q->stats.cancelled++;
-	}
+	if (result == -ECANCELED && q->phase == QUEUE_CANCELS)
+		slot->cancelled = true;
 	PROBE_FINISH(slot->req, result);
+	if (UNLIKELY(slot->doomed)) {
+		follow(q, slot, give_up(slot));
+		return;
+	}
 	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
 }
 

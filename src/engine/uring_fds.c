@@ -15,8 +15,6 @@
 
 #include "base/shm.h"
 
-#define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
-#define FRUITLESS_PAUSE_NS 1000000u
 
 static uint64_t aux_cookie(const struct virtq_engine_queue *q, enum engine_aux_kind kind)
 {
@@ -110,12 +108,6 @@ static void drain_completed(struct virtq_engine_queue *q, int res)
 	}
 }
 
-static void watch_again(struct virtq_engine *e, struct engine_timer *timer)
-{
-	(void)e;
-	container_of(timer, struct virtq_engine_queue, kick_timer)->fruitless = FRUITLESS_MAX;
-}
-
 void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	struct io_uring_sqe *sqe;
@@ -126,12 +118,9 @@ void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 		uring_signal(e, q, VIRTQ_FD_ERR);
 	if (LIKELY(q->aux[AUX_POLL].generation) || q->fds[VIRTQ_FD_KICK] < 0 || q->kick_dead)
 		return;
-	if (UNLIKELY(!e->uring->multishot && q->fruitless > FRUITLESS_MAX)) {
-		/* Perhaps a file that is readable for ever, of which each poll says so at once. */
-		if (!q->kick_timer.next)
-			timer_set(e, &q->kick_timer, FRUITLESS_PAUSE_NS, watch_again);
+	/* Perhaps a file that is readable for ever, of which each poll says so at once. */
+	if (UNLIKELY(!e->uring->multishot) && queue_kicks_rest(q))
 		return;
-	}
 	sqe = uring_sqe(e);
 	if (e->uring->multishot)
 		io_uring_prep_poll_multishot(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
