@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -422,8 +423,8 @@ int vuser_vring_set_enable(struct vuser_session *s, unsigned int i, uint32_t ena
  */
 static int check_notifier(int fd, unsigned int i, struct virtq_error *err)
 {
+	int flags, domain = AF_UNIX;
 	struct stat st;
-	int flags;
 
 	if (fstat(fd, &st) < 0)
 		return error_set_errno(err, -errno, "cannot look at a descriptor of queue %u", i);
@@ -431,6 +432,11 @@ static int check_notifier(int fd, unsigned int i, struct virtq_error *err)
 	if ((st.st_mode & S_IFMT) && !S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode))
 		return error_set(err, -EINVAL,
 				 "a descriptor of queue %u is no eventfd, pipe or socket", i);
+	/* Others may take their time at close(), for as long as their peer likes. */
+	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &(socklen_t){ sizeof(domain) });
+	if (domain != AF_UNIX)
+		return error_set(err, -EINVAL, "a descriptor of queue %u is a socket of a network",
+				 i);
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return error_set_errno(err, -errno, "cannot use a descriptor of queue %u", i);
