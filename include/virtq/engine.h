@@ -167,7 +167,8 @@ VIRTQ_API uint32_t virtq_engine_uses(const struct virtq_engine *engine);
  * @ring:    the device end; taken: belongs to the engine until removed
  * @enabled: false to leave the driver's buffers alone until
  *           virtq_engine_queue_enable()
- * @kick_fd: readable when the driver has published, or -1 to poll the ring
+ * @kick_fd: readable when the driver has published, or -1 to poll the ring; this queue's
+ *           alone, since what one queue takes out another does not see
  * @call_fd: gets 8 bytes written when the driver asked to be called, or -1
  * @err_fd:  gets 8 bytes written when the queue breaks, or -1
  *
@@ -241,8 +242,9 @@ VIRTQ_API struct virtq_device *virtq_engine_reset(struct virtq_engine_queue *que
  *
  * Takes no new requests and waits for those in flight, of all queues at the same
  * time, as virtq_engine_remove() does. Then all are published, and neither
- * rings nor memory are touched until the queues are resumed. Kicks are not lost: what
- * comes meanwhile stays in the kick fd, for somebody else or for later.
+ * rings nor memory are touched until the queues are resumed. Kicks that come from the
+ * call on stay in the kick fd, for somebody else or for later; earlier ones may have been
+ * taken out, so who goes on looks at the ring first.
  *
  * Return: 0; 1 if requests were cancelled because they took too long; -ENOMEM
  *	(nothing was done).
@@ -324,7 +326,7 @@ VIRTQ_API int virtq_engine_queue_set_map(struct virtq_engine_queue *queue,
  *             that ended with an error; see struct virtq_model_ops
  * @cancelled: of the failed: by pause, remove or reset
  * @bytes_read: given to drivers, of what the device holds; and @bytes_written taken
- *             from them. Counted when the request is given back
+ *             from them. Counted when the request ends
  * @batches:   groups of requests given back, of as many as a round had
  * @kicks:     times that the kick fd was seen readable
  * @calls:     times that the call fd was signalled because of a batch

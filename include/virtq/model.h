@@ -160,7 +160,8 @@ struct virtq_model {
  * @result: what finish() will be told
  *
  * Exactly once for each hold. The engine calls finish() soon, on its own thread,
- * never from within this call. Leave @req alone from here on: it may be gone
+ * never from within this call; no more for a request that was held again and again
+ * while its queue was cancelled. Leave @req alone from here on: it may be gone
  * when this returns.
  *
  * Thread: any, also from within start(), finish() and cancel(). Takes a lock for
