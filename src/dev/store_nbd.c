@@ -5,8 +5,9 @@
  * Engines leave what is to be done in a list and are told later how it went. A
  * thread of the store's own has the connection: it takes the list, has up to 64
  * commands under way and waits for the server. A request is one command, or
- * several one after the other: a command moves one piece of memory, the
- * driver's if the request has it in one piece, else a buffer of the command's.
+ * several one after the other: a command moves what fits its buffer. libnbd never
+ * has the driver's memory: so a request can be taken from it at any time, and its
+ * reply, which alone tells that the server has done with it, still be awaited.
  *
  * What becomes of requests when the connection breaks is in store_nbd_link.c.
  * Any of them may have to begin anew, so a write leaves its request as it is.
@@ -100,15 +101,6 @@ static void end_command(struct nbd_command *c, int64_t result)
 	virtq_engine_complete(req, result);
 }
 
-static void pass_span(struct nbd_command *c, size_t bytes)
-{
-	c->span_at += bytes;
-	if (c->span_at == c->span->len) {
-		c->span++;
-		c->span_at = 0;
-	}
-}
-
 /* The next piece of what is to be written, as a copy. */
 static void copy_piece(struct nbd_command *c)
 {
@@ -121,34 +113,14 @@ static void copy_piece(struct nbd_command *c)
 			part = (size_t)left;
 		/* UNTRUSTED: the driver may write here meanwhile; each byte is read once. */
 		shm_copy_in(to, (uint8_t *)c->span->base + c->span_at, part);
-		pass_span(c, part);
+		c->span_at += part;
+		if (c->span_at == c->span->len) {
+			c->span++;
+			c->span_at = 0;
+		}
 		to += part;
 		left -= part;
 	}
-}
-
-/*
- * The memory of the next piece. Not the driver's for what was lost with a
- * connection: it may have been lost because that memory cannot be transferred.
- */
-static void *pick_memory(struct nbd_command *c)
-{
-	const struct virtq_store_io *io = c->io;
-	bool reads = io->kind == VIRTQ_STORE_READ;
-	const struct virtq_span *span = reads ? io->req->wr.spans : c->span;
-	uint64_t max = c->n->payload_max;
-
-	c->piece = io->bytes - c->done;
-	c->direct = span->len - c->span_at >= c->piece && !net_io_of(c->io)->give_up_ns;
-	if (!c->direct && max > NBD_BOUNCE_BYTES)
-		max = NBD_BOUNCE_BYTES;
-	if (c->piece > max)
-		c->piece = max;
-	if (c->direct)
-		return (uint8_t *)span->base + c->span_at;
-	if (!reads)
-		copy_piece(c);
-	return bounce_of(c);
 }
 
 static void check_issued(struct nbd_command *c, int64_t rc)
@@ -177,20 +149,19 @@ static void issue(struct nbd_command *c)
 	nbd_completion_callback over = { .callback = command_over, .user_data = c };
 	uint32_t fua = io->flags & VIRTQ_STORE_STABLE && n->can.fua ? LIBNBD_CMD_FLAG_FUA : 0;
 	uint64_t at = io->offset + c->done;
-	void *memory;
 	int64_t rc = -1;
 
 	c->error = 0;
-	c->piece = io->bytes;
-	c->direct = false;
+	c->piece = io->bytes - c->done;
+	if (c->piece > n->payload_max && (kind == VIRTQ_STORE_READ || kind == VIRTQ_STORE_WRITE))
+		c->piece = n->payload_max;
 	switch (kind) {
 	case VIRTQ_STORE_READ:
-		memory = pick_memory(c);
-		rc = nbd_aio_pread(n->nbd, memory, (size_t)c->piece, at, over, 0);
+		rc = nbd_aio_pread(n->nbd, bounce_of(c), (size_t)c->piece, at, over, 0);
 		break;
 	case VIRTQ_STORE_WRITE:
-		memory = pick_memory(c);
-		rc = nbd_aio_pwrite(n->nbd, memory, (size_t)c->piece, at, over, fua);
+		copy_piece(c);
+		rc = nbd_aio_pwrite(n->nbd, bounce_of(c), (size_t)c->piece, at, over, fua);
 		break;
 	case VIRTQ_STORE_FLUSH:
 		issue_flush(c);
@@ -214,14 +185,8 @@ static bool advance(struct nbd_command *c)
 {
 	struct virtq_store_io *io = c->io;
 
-	if (io->kind == VIRTQ_STORE_READ) {
-		if (c->direct)
-			virtq_req_wrote(io->req, c->piece);
-		else
-			virtq_req_write(io->req, bounce_of(c), (size_t)c->piece);
-	} else if (io->kind == VIRTQ_STORE_WRITE && c->direct) {
-		pass_span(c, (size_t)c->piece);
-	}
+	if (io->kind == VIRTQ_STORE_READ)
+		virtq_req_write(io->req, bounce_of(c), (size_t)c->piece);
 	c->done += c->piece;
 	return c->done == io->bytes;
 }
@@ -244,6 +209,47 @@ static void settle(struct nbd_command *c)
 	end_command(c, (int64_t)io->bytes);
 }
 
+/* Is anything under way that somebody waits for? */
+static bool is_busy(const struct nbd_store *n)
+{
+	for (uint64_t left = n->used; left; left &= left - 1) {
+		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
+
+		if (c->io || c->flushes)
+			return true;
+	}
+	return false;
+}
+
+/* May the server still make a change of [from, to) that was given up? */
+static bool may_change(const struct nbd_store *n, uint64_t from, uint64_t to)
+{
+	for (uint64_t left = n->used; left; left &= left - 1) {
+		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
+
+		if (!c->io && from < c->to && c->from < to)
+			return true;
+	}
+	return false;
+}
+
+/* Nobody would know any more when a change that was given up is made: it comes first. */
+static bool renews_now(const struct nbd_store *n)
+{
+	return n->renews && !may_change(n, 0, UINT64_MAX);
+}
+
+/* The reply to what nobody waits for any more. */
+static void follow_dropped(struct nbd_command *c)
+{
+	struct nbd_store *n = c->n;
+	bool failed = c->flushes && c->error;
+
+	free_command(c);
+	/* What cannot be made stable now will not be by waiting. */
+	n->renew_flushed |= failed && renews_now(n) && !is_busy(n);
+}
+
 /* A command has ended: the request goes on, or has ended too. */
 static void follow(struct nbd_command *c)
 {
@@ -258,9 +264,7 @@ static void follow(struct nbd_command *c)
 	if (c->flushes && !c->error && c->writes_then > n->flushed)
 		n->flushed = c->writes_then;
 	if (!c->io) {
-		/* What cannot be made stable now will not be by waiting. */
-		n->renew_flushed |= n->renews && c->flushes && c->error;
-		free_command(c);
+		follow_dropped(c);
 	} else if (c->error) {
 		end_command(c, c->drop_ns ? -ECANCELED : -c->error);
 	} else if (c->flushes) {
@@ -362,16 +366,12 @@ static bool collect(struct nbd_store *n)
 	return !quit;
 }
 
-/* A change that was given up may still be made: it must not come after this one. */
+/* Not after a change that was given up; nor past an end that has moved. */
 static bool must_wait(const struct nbd_store *n, const struct virtq_store_io *io)
 {
-	for (uint64_t left = n->used; left; left &= left - 1) {
-		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
+	uint64_t to = io->offset + io->bytes;
 
-		if (!c->io && io->offset < c->to && c->from < io->offset + io->bytes)
-			return true;
-	}
-	return false;
+	return may_change(n, io->offset, to) || (n->renews && to > n->bytes);
 }
 
 static struct virtq_store_io *take_waiting(struct nbd_store *n)
@@ -386,18 +386,6 @@ static struct virtq_store_io *take_waiting(struct nbd_store *n)
 	if (!*at)
 		n->waiting_end = at;
 	return io;
-}
-
-/* Is anything under way that somebody waits for? */
-static bool is_busy(const struct nbd_store *n)
-{
-	for (uint64_t left = n->used; left; left &= left - 1) {
-		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
-
-		if (c->io || c->flushes)
-			return true;
-	}
-	return false;
 }
 
 /* Before the connection is given up on purpose nothing may be left in it. */
@@ -420,10 +408,10 @@ static void turn(struct nbd_store *n)
 
 	do {
 		follow_all(n);
-		if (n->renews)
+		if (renews_now(n))
 			flush_to_renew(n);
 		store_nbd_check_link(n);
-		while (n->nbd && !n->connecting && !n->broken && !n->renews && ~n->used &&
+		while (n->nbd && !n->connecting && !n->broken && !renews_now(n) && ~n->used &&
 		       (io = take_waiting(n)))
 			begin(n, io);
 	} while (n->over);

@@ -14,7 +14,7 @@
 #include "dev/store.h"
 
 #define NBD_COMMANDS 64u
-#define NBD_BOUNCE_BYTES (256u * 1024u)	/* for each command; takes space when first used */
+#define NBD_BOUNCE_BYTES (512u * 1024u)	/* for each command; takes space when first used */
 
 /* In io->room. */
 struct nbd_io {
@@ -28,7 +28,6 @@ struct nbd_command {
 	struct virtq_store_io *io;	/* NULL: nobody's, or not any more; the reply is waited for */
 	const struct virtq_span *span;	/* WRITE: the next of its memory */
 	size_t span_at;			/* and how much of that is over */
-	bool direct;			/* what is under way uses the driver's memory */
 	bool syncing;			/* all is written, and is being made stable */
 	bool flushes;			/* what is under way is a flush */
 	uint64_t done, piece;		/* bytes: over, under way */
@@ -49,7 +48,7 @@ struct nbd_store {
 	char *uri;			/* constant */
 	struct nbd_abilities can;	/* constant */
 	uint64_t reconnect_ns;		/* constant */
-	uint64_t payload_max;		/* constant */
+	uint64_t payload_max;		/* constant; what a command moves at most */
 	uint8_t *bounce;		/* constant */
 	int wake_fd;			/* constant; written by engines */
 	pthread_t thread;
@@ -57,6 +56,7 @@ struct nbd_store {
 	struct nbd_handle *nbd;		/* NULL: not connected */
 	bool connecting;
 	bool broken;			/* the server has said that it ends */
+	uint64_t bytes;			/* the size that this connection knows */
 	bool renews;			/* a new connection is to be made, since the size has changed */
 	bool renew_flushed;		/* for that: all is stable, or will not be */
 	uint64_t connect_by_ns;		/* or, without a connection, when to try again */

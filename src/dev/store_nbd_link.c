@@ -29,7 +29,10 @@ static bool as_before(struct nbd_store *n)
 	pthread_mutex_lock(&n->lock);
 	bytes_min = n->bytes_min;
 	pthread_mutex_unlock(&n->lock);
-	return !store_nbd_ask(n->nbd, &now) && now.bytes >= bytes_min &&
+	if (store_nbd_ask(n->nbd, &now))
+		return false;
+	n->bytes = now.bytes;
+	return now.bytes >= bytes_min &&
 	       now.flush >= n->can.flush && now.fua >= n->can.fua &&
 	       now.trim >= n->can.trim && now.zero >= n->can.zero &&
 	       (!now.read_only || n->store.info.read_only);
@@ -50,7 +53,6 @@ static void take_back(struct nbd_store *n, struct virtq_store_io *io, uint64_t n
 
 static void disconnect(struct nbd_store *n, uint64_t now)
 {
-	/* After this libnbd knows nothing of our memory, nor of the driver's. */
 	nbd_close(n->nbd);
 	n->nbd = NULL;
 	n->connecting = n->broken = n->renews = n->renew_flushed = false;
@@ -82,27 +84,19 @@ static void begin_to_connect(struct nbd_store *n, uint64_t now)
 }
 
 /*
- * What is cancelled and does not end is waited for no longer. If its memory is
- * the driver's the connection has to end: it must not be touched any more.
+ * What is cancelled and does not end is nobody's from now on. Its command stays
+ * until the server answers: what is to change the same range must come after it.
  */
 static void let_go(struct nbd_store *n, uint64_t now)
 {
-	bool drops = false;
-
 	for (uint64_t left = n->used; left; left &= left - 1) {
 		struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
 
 		if (!c->io || !c->drop_ns || now < c->drop_ns)
 			continue;
-		if (c->direct) {
-			drops = true;
-		} else {
-			virtq_engine_complete(c->io->req, -ECANCELED);
-			c->io = NULL;
-		}
+		virtq_engine_complete(c->io->req, -ECANCELED);
+		c->io = NULL;
 	}
-	if (drops)
-		disconnect(n, now);
 }
 
 /* When @io has waited long enough for a connection; UINT64_MAX: it waits for one attempt. */

@@ -15,7 +15,6 @@
 #include "base/error.h"
 #include "base/thread.h"
 
-#define PAYLOAD_MAX (32u << 20)		/* what servers take if they do not say */
 #define OPEN_S 10u			/* for the server to say what it is */
 #define RECONNECT_MS 5000u
 #define NS_PER_MS ((uint64_t)1000000)
@@ -192,7 +191,7 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 		return error_set(err, -EINVAL,
 				 "%s has %llu bytes: a disk needs a multiple of %u, and not 0",
 				 n->uri, (unsigned long long)n->can.bytes, STORE_SECTOR_BYTES);
-	info->bytes = n->bytes_min = n->can.bytes;
+	info->bytes = n->bytes_min = n->bytes = n->can.bytes;
 	info->read_only = read_only;
 	info->block = min > STORE_SECTOR_BYTES && is_power_of_2(min) ? min : STORE_SECTOR_BYTES;
 	if (is_power_of_2(preferred) && preferred >= info->block)
@@ -203,9 +202,9 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 	if (n->can.zero)
 		info->zero_max = RANGE_MAX;
 	info->zero_unmaps = n->can.zero;
-	n->payload_max = max && max < PAYLOAD_MAX ? max : PAYLOAD_MAX;
+	n->payload_max = max && max < NBD_BOUNCE_BYTES ? max : NBD_BOUNCE_BYTES;
 	n->payload_max -= n->payload_max % info->block;
-	if (!n->payload_max || info->block > NBD_BOUNCE_BYTES)
+	if (!n->payload_max)
 		return error_set(err, -EINVAL, "%s has blocks of %u bytes, and takes %u at once",
 				 n->uri, info->block, max);
 	return 0;
