@@ -24,9 +24,15 @@
 #define CONTROL_REQUEST_BYTES 1024
 /* Longest answer that is believed: a thousand queues are a quarter of it. */
 #define CONTROL_ANSWER_BYTES (4u << 20)
-/* How long the server waits for one who asks, and one who asks for the server. */
+/* How long the server waits for one who asks, to ask and again to take the answer. */
 #define CONTROL_SERVER_MS 2000
-#define CONTROL_CLIENT_MS 10000
+/*
+ * How long one who asks waits for the next piece of an answer: more than the ten
+ * seconds that a disk's server far away has for telling its size.
+ */
+#define CONTROL_CLIENT_MS 15000
+/* How long the end of a server waits for answers that take their time. */
+#define CONTROL_CLOSE_MS 1000
 /* So that who asks for something else does not wait for one answer that takes its time. */
 #define CONTROL_THREADS 2
 
@@ -106,13 +112,16 @@ static int control_send(int fd, const char *text, size_t bytes, int stop_fd, int
 
 /*
  * Take what comes, with a zero byte behind it, until the end of the line, or with
- * @whole of the connection. How many bytes, or -errno.
+ * @whole of the connection. @wait_ms is for the line, or for each piece of the whole.
+ * How many bytes, or -errno, with what came before.
  */
 static ssize_t control_receive(int fd, char *text, size_t room, bool whole, int stop_fd,
-			       int64_t deadline_ms)
+			       int64_t wait_ms)
 {
+	int64_t deadline_ms = control_now_ms() + wait_ms;
 	size_t have = 0;
 
+	text[0] = '\0';
 	while (have < room - 1) {
 		ssize_t n = recv(fd, text + have, room - 1 - have, MSG_DONTWAIT);
 
@@ -132,6 +141,8 @@ static ssize_t control_receive(int fd, char *text, size_t room, bool whole, int 
 			return -errno;
 		have += (size_t)n;
 		text[have] = '\0';
+		if (whole)
+			deadline_ms = control_now_ms() + wait_ms;
 		if (!whole && memchr(text + have - n, '\n', (size_t)n))
 			break;
 	}
@@ -141,25 +152,41 @@ static ssize_t control_receive(int fd, char *text, size_t room, bool whole, int 
 
 /* ---- The server's end. ---- */
 
-static void control_reply(struct control *c, int fd, const char *request, int64_t deadline_ms)
+/* An answer under way. */
+struct control_reply {
+	int fd, stop_fd;
+	int64_t left_ms;	/* to be waited for who asked, and not for what we do */
+	bool lost;		/* nobody takes it any more */
+};
+
+static ssize_t control_reply_write(void *cookie, const char *text, size_t bytes)
 {
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *out = open_memstream(&text, &bytes);
+	struct control_reply *reply = cookie;
+	int64_t began_ms = control_now_ms();
+
+	if (!reply->lost)
+		reply->lost = control_send(reply->fd, text, bytes, reply->stop_fd,
+					   began_ms + reply->left_ms) < 0;
+	reply->left_ms -= control_now_ms() - began_ms;
+	return reply->lost ? 0 : (ssize_t)bytes;	/* what a stream takes for an error */
+}
+
+static void control_reply(struct control *c, int fd, const char *request)
+{
+	static const cookie_io_functions_t functions = { .write = control_reply_write };
+	struct control_reply reply = { fd, c->stop_fd, CONTROL_SERVER_MS, false };
+	FILE *out = fopencookie(&reply, "w", functions);
 
 	if (!out)
 		return;
 	c->answer(c->arg, request, out);
-	if (fclose(out) == 0)
-		control_send(fd, text, bytes, c->stop_fd, deadline_ms);
-	free(text);
+	fclose(out);
 }
 
 /* UNTRUSTED until its user is known: in the abstract name space everybody may connect. */
 static void control_serve(struct control *c, int fd)
 {
 	static const char no[] = "error this server belongs to another user\n";
-	int64_t deadline_ms = control_now_ms() + CONTROL_SERVER_MS;
 	char request[CONTROL_REQUEST_BYTES], *end;
 	struct ucred peer;
 
@@ -169,13 +196,14 @@ static void control_serve(struct control *c, int fd)
 		send(fd, no, sizeof(no) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 		return;
 	}
-	if (control_receive(fd, request, sizeof(request), false, c->stop_fd, deadline_ms) < 0)
+	if (control_receive(fd, request, sizeof(request), false, c->stop_fd,
+			    CONTROL_SERVER_MS) < 0)
 		return;
 	end = strchr(request, '\n');
 	if (!end)	/* it hung up in the middle of a line, or without one */
 		return;
 	*end = '\0';
-	control_reply(c, fd, request, deadline_ms);
+	control_reply(c, fd, request);
 }
 
 static void *control_run(void *arg)
@@ -243,16 +271,35 @@ int control_start(struct control *c, struct virtq_error *err)
 	return 0;
 }
 
-void control_close(struct control *c)
+void control_stop(struct control *c)
 {
+	if (c)
+		virtq_notify_send(c->stop_fd);
+}
+
+bool control_stopped(const struct control *c)
+{
+	struct pollfd stop = { c->stop_fd, POLLIN, 0 };
+
+	return poll(&stop, 1, 0) > 0;
+}
+
+bool control_close(struct control *c)
+{
+	struct timespec until;
+
 	if (!c)
-		return;
-	virtq_notify_send(c->stop_fd);
-	while (c->running)
-		pthread_join(c->thread[--c->running], NULL);
+		return true;
+	control_stop(c);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += CONTROL_CLOSE_MS / 1000;
+	for (; c->running; c->running--)
+		if (pthread_timedjoin_np(c->thread[c->running - 1], NULL, &until))
+			return false;
 	close(c->fd);
 	close(c->stop_fd);
 	free(c);
+	return true;
 }
 
 /* ---- The other end. ---- */
@@ -362,9 +409,11 @@ int control_ask(pid_t pid, const char *request, char **answer, struct virtq_erro
 	rc = control_send(fd, text, strlen(text), -1, deadline_ms);
 	/* Who was refused at once may be told so before it could ask. */
 	if (!rc || rc == -EPIPE || rc == -ECONNRESET) {
-		ssize_t n = control_receive(fd, text, CONTROL_ANSWER_BYTES, true, -1, deadline_ms);
+		ssize_t n = control_receive(fd, text, CONTROL_ANSWER_BYTES, true, -1,
+					    CONTROL_CLIENT_MS);
 
-		rc = n < 0 ? (int)n : 0;
+		/* What came in time counts, and lacks its end. */
+		rc = n < 0 && !(n == -ETIMEDOUT && strchr(text, '\n')) ? (int)n : 0;
 	}
 	close(fd);
 	rc = rc ? report_into_errno(err, rc, "process %ld does not answer", (long)pid) :

@@ -6,6 +6,7 @@
 #ifndef VIRTQ_CLI_CONTROL_H
 #define VIRTQ_CLI_CONTROL_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/types.h>
 
@@ -17,7 +18,8 @@ struct control;
 
 /*
  * Answer to @request, a line without its end: "ok" and what was asked for, or
- * "error " and a sentence; in lines. On either of the control's threads.
+ * "error " and a sentence; in lines. What is long in coming is sent piece by piece, by
+ * fflush(). On either of the control's threads.
  */
 typedef void control_answer(void *arg, const char *request, FILE *out);
 
@@ -26,8 +28,18 @@ int control_open(struct control **out, control_answer *answer, void *arg,
 		 struct virtq_error *err);
 int control_start(struct control *c, struct virtq_error *err);
 
-/* After it returns nothing is answered any more. NULL is fine. */
-void control_close(struct control *c);
+/* Nothing new is answered, and what is being answered shall end soon. NULL is fine. */
+void control_stop(struct control *c);
+
+/* Was it? An answer that is long in coming looks now and then. */
+bool control_stopped(const struct control *c);
+
+/*
+ * Stop it. After true nothing is answered any more, and it is gone; NULL is fine.
+ * False: an answer takes its time, and needs all that it works with until the process
+ * ends, which does not have to wait for it.
+ */
+bool control_close(struct control *c);
 
 /* ---- The other end. ---- */
 
@@ -40,6 +52,7 @@ pid_t control_find(const char *name, struct virtq_error *err);
 /*
  * Ask @pid. 0, with what follows "ok" in @answer, to be freed; or -errno with a
  * sentence: there is no such process, it is no server, it is somebody else's, or it said so.
+ * The server may end in the middle of @answer: see that its end is there.
  */
 int control_ask(pid_t pid, const char *request, char **answer, struct virtq_error *err);
 

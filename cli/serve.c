@@ -62,6 +62,30 @@ static bool serve_stats(struct serve *s, struct stats *stats)
 	return true;
 }
 
+static void serve_resize_disk(struct serve *s, struct serve_disk *disk, FILE *out)
+{
+	struct virtq_error err = { 0 };
+	uint64_t old = serve_disk_bytes(disk);
+	int rc;
+
+	if (control_stopped(s->control))
+		rc = report_into(&err, -ECANCELED, "the server ends");
+	else
+		rc = serve_disk_resize(disk, &err);
+	if (rc < 0)
+		fprintf(out, "failed %s: %s\n", disk->name, err.text);
+	else if (rc)
+		fprintf(out, "changed %llu %llu %s\n", (unsigned long long)old,
+			(unsigned long long)serve_disk_bytes(disk), disk->name);
+	else
+		fprintf(out, "same %llu %s\n", (unsigned long long)old, disk->name);
+	/* Each by itself: the next one may be long in coming. */
+	fflush(out);
+	if (rc > 0 && !s->options->quiet)
+		report_note("%s has %llu bytes now, and %llu before", disk->name,
+			    (unsigned long long)serve_disk_bytes(disk), (unsigned long long)old);
+}
+
 /* One at a time, for a server far away may be long in saying how much it has. */
 static void serve_resize(struct serve *s, const char *name, FILE *out)
 {
@@ -75,27 +99,11 @@ static void serve_resize(struct serve *s, const char *name, FILE *out)
 		return;
 	}
 	for (i = 0; i < s->disks; i++) {
-		struct serve_disk *disk = &s->disk[i];
-		struct virtq_error err = { 0 };
-		uint64_t old = serve_disk_bytes(disk);
-		int rc;
-
-		if (name && !serve_disk_is(disk, name))
+		if (name && !serve_disk_is(&s->disk[i], name))
 			continue;
 		if (!found++)
 			fputs("ok\n", out);
-		rc = serve_disk_resize(disk, &err);
-		if (rc < 0)
-			fprintf(out, "failed %s: %s\n", disk->name, err.text);
-		else if (rc)
-			fprintf(out, "changed %llu %llu %s\n", (unsigned long long)old,
-				(unsigned long long)serve_disk_bytes(disk), disk->name);
-		else
-			fprintf(out, "same %llu %s\n", (unsigned long long)old, disk->name);
-		if (rc > 0 && !s->options->quiet)
-			report_note("%s has %llu bytes now, and %llu before", disk->name,
-				    (unsigned long long)serve_disk_bytes(disk),
-				    (unsigned long long)old);
+		serve_resize_disk(s, &s->disk[i], out);
 	}
 	pthread_mutex_unlock(&s->resizing);
 	if (!found)
@@ -267,8 +275,7 @@ static bool serve_stop(struct serve *s)
 	bool good = true;
 	unsigned int i;
 
-	control_close(s->control);
-	s->control = NULL;
+	control_stop(s->control);
 	for (i = 0; i < s->disks; i++)
 		if (s->disk[i].running)
 			serve_disk_stop(&s->disk[i]);
@@ -277,11 +284,20 @@ static bool serve_stop(struct serve *s)
 	return good;
 }
 
-static void serve_close(struct serve *s)
+/*
+ * False if a disk's server far away is being asked for its size, and has not said it
+ * yet: then all is left to the end of the process, but what would outlive it.
+ */
+static bool serve_close(struct serve *s)
 {
 	unsigned int i;
 
 	serve_stop(s);
+	if (!control_close(s->control)) {
+		for (i = 0; i < s->disks; i++)
+			serve_disk_unlink(&s->disk[i]);
+		return false;
+	}
 	for (i = 0; i < s->disks; i++)
 		serve_disk_close(&s->disk[i]);
 	for (i = 0; i < s->engines; i++)
@@ -291,6 +307,7 @@ static void serve_close(struct serve *s)
 		close(s->ended_fd);
 	if (s->signal_fd >= 0)
 		close(s->signal_fd);
+	return true;
 }
 
 static void serve_say(const char *sentence)
@@ -410,7 +427,9 @@ static int serve_run(const struct serve_options *o)
 		for (i = 0; i < s.disks && !o->quiet; i++)
 			serve_disk_summarize(&s.disk[i]);
 	}
-	serve_close(&s);
+	/* Not by way of main(): a thread still uses what is ours. */
+	if (!serve_close(&s))
+		_exit(status);
 	return status;
 }
 

@@ -195,8 +195,7 @@ int serve_disk_listen(struct serve_disk *disk, struct virtq_error *err)
 	return disk_blame(disk, disk_make_server(disk, &why), &why, err);
 }
 
-/* Remove the socket unless somebody has put another in its place meanwhile. */
-static void disk_unlink(const struct serve_disk *disk)
+void serve_disk_unlink(const struct serve_disk *disk)
 {
 	const char *path = disk->settings->socket_path;
 	struct stat st;
@@ -208,7 +207,7 @@ static void disk_unlink(const struct serve_disk *disk)
 
 void serve_disk_close(struct serve_disk *disk)
 {
-	disk_unlink(disk);
+	serve_disk_unlink(disk);
 	virtq_vhost_user_server_destroy(disk->server);
 	if (disk->settings->socket_path && disk->listen_fd >= 0)
 		close(disk->listen_fd);

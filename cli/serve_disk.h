@@ -71,6 +71,10 @@ bool serve_disk_ended(struct serve_disk *disk);
 void serve_disk_stop(struct serve_disk *disk);
 bool serve_disk_join(struct serve_disk *disk);
 
+/* Remove the socket unless somebody has put another in its place meanwhile. */
+void serve_disk_unlink(const struct serve_disk *disk);
+
+/* It is removed, too. */
 void serve_disk_close(struct serve_disk *disk);
 
 /* "serving ..." and "served ...". */

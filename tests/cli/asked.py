@@ -285,6 +285,24 @@ def test_who_answers_in_the_name_of_another_is_found_out():
         child.wait()
 
 
+def test_answer_that_is_long_in_coming_is_waited_for():
+    # As long as it is about a disk whose own server has ten seconds to say something.
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(f"\0virtq/{os.getpid()}")
+        slow.listen()
+        asking = subprocess.Popen([VIRTQ, "resize", str(os.getpid())], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        one, _ = slow.accept()
+        with one:
+            check(one.recv(100) == b"resize\n")
+            one.sendall(b"ok\n")
+            for turn in range(2):
+                time.sleep(10.5)
+                one.sendall(b"same 512 disk%d\n" % turn)
+        out = asking.communicate(timeout=20)[0]
+        check(out.count("still 512 bytes") == 2, out)
+
+
 def test_other_users_may_not_ask():
     if os.geteuid() != 0:
         raise Skip("only root can be somebody else")

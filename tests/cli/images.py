@@ -158,6 +158,36 @@ def test_server_that_is_slow_to_tell_its_size_keeps_nobody_from_asking():
         good("resize", server.socket)
 
 
+def test_servers_that_do_not_tell_their_size_keep_nobody_from_ending():
+    nbd_works()
+    make_image("far", MIB)
+    make_image("near", MIB)
+    far = Nbd("far")
+    with far as url, Server(None, "--disk", "socket=a.s,image=near",
+                            "--disk", f"socket=b.s,image={url}",
+                            "--disk", f"socket=c.s,image={url}", socket="c.s") as server:
+        os.truncate("near", 2 * MIB)
+        far.process.send_signal(signal.SIGSTOP)
+        try:
+            with socket.socket(socket.AF_UNIX) as asks:
+                asks.settimeout(5)
+                asks.connect(f"\0virtq/{server.pid}")
+                asks.sendall(b"resize\n")
+                answer = b""
+                while answer.count(b"\n") < 2:  # as soon as it is known
+                    answer += asks.recv(100)
+                check(answer == b"ok\nchanged 1048576 2097152 a.s\n", answer)
+                began = time.monotonic()
+                check(server.stop() == 0)
+                check(time.monotonic() - began < 5, "it waited for", time.monotonic() - began)
+                check(asks.recv(100) == b"", "nothing was known about the others")
+        finally:
+            far.process.send_signal(signal.SIGCONT)
+        for name in "abc":
+            check(not os.path.exists(name + ".s"), "a socket was left behind")
+        check("a.s: served 0 clients" in server.said(), server.said())
+
+
 def test_network_block_device_beside_files():
     nbd_works()
     make_image("far", 2 * MIB, seed=84)
