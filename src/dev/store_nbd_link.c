@@ -4,9 +4,15 @@
  *
  * If it breaks, what was under way waits, and so does what comes, for a while:
  * a server may be started again, and all that has no answer is sent once more.
- * To do it twice does no harm. Only what the server had answered and not made
- * stable cannot be had back: then nothing that speaks of stable data succeeds
- * any more, since it is not known which of the disk's users wrote it.
+ * To do it twice does no harm if both times come before what is newer, that is, if
+ * the server drops or ends what came over a connection before it answers on the
+ * next. One that died has; of others nothing in NBD tells, nor can anything make
+ * them: what they still do later comes after what is newer, and what was given
+ * up (let_go()) can too.
+ *
+ * What the server had answered and not made stable cannot be had back: then
+ * nothing that speaks of stable data succeeds any more, since it is not known
+ * which of the disk's users wrote it.
  */
 #include "dev/store_nbd.h"
 
