@@ -150,6 +150,12 @@ static ssize_t control_receive(int fd, char *text, size_t room, bool whole, int 
 	return have < room - 1 ? (ssize_t)have : -EMSGSIZE;
 }
 
+void control_write_text(FILE *out, const char *text)
+{
+	for (; *text; text++)
+		fputc((unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text, out);
+}
+
 /* ---- The server's end. ---- */
 
 /* An answer under way. */
@@ -373,11 +379,17 @@ static int control_connect(pid_t pid, struct virtq_error *err)
 	return err->code;
 }
 
-/* Divide what came into its first line and the rest, which stays in @text. */
+/*
+ * Divide what came into its first line and the rest, which stays in @text. UNTRUSTED: it
+ * is said on a terminal, which obeys more than letters.
+ */
 static int control_judge(char *text, pid_t pid, struct virtq_error *err)
 {
-	char *end = strchr(text, '\n');
+	char *end = strchr(text, '\n'), *at;
 
+	for (at = text; *at; at++)
+		if (((unsigned char)*at < ' ' && *at != '\n') || *at == 0x7f)
+			*at = '?';
 	if (!end)
 		return report_into(err, -EPROTO, "process %ld gave no answer", (long)pid);
 	*end = '\0';

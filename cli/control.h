@@ -12,6 +12,9 @@
 
 #include <virtq/error.h>
 
+/* A part of a line of an answer: what would end the line, or do worse, goes. */
+void control_write_text(FILE *out, const char *text);
+
 /* ---- The server's end: two threads, each of which serves one after another. ---- */
 
 struct control;
@@ -52,7 +55,8 @@ pid_t control_find(const char *name, struct virtq_error *err);
 /*
  * Ask @pid. 0, with what follows "ok" in @answer, to be freed; or -errno with a
  * sentence: there is no such process, it is no server, it is somebody else's, or it said so.
- * The server may end in the middle of @answer: see that its end is there.
+ * The server may end in the middle of @answer: its last line is to be "end". There are no
+ * control characters in it but the ends of lines.
  */
 int control_ask(pid_t pid, const char *request, char **answer, struct virtq_error *err);
 

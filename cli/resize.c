@@ -2,6 +2,7 @@
 /* `virtq resize`: have a running server look at the size of its images again. */
 #include "resize.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -77,39 +78,74 @@ static const char *resize_size(char text[64], uint64_t bytes)
 	return text;
 }
 
-/* "changed OLD NEW NAME", "same SIZE NAME" or "failed SENTENCE"; false for the last. */
-static bool resize_print(const char *line)
+/* A number and a blank, which are passed over. */
+static bool resize_number(const char **at, uint64_t *number)
 {
-	char old_text[64], new_text[64];
-	uint64_t old, new;
-	int name = 0;
+	char *end;
 
-	if (sscanf(line, "changed %" SCNu64 " %" SCNu64 " %n", &old, &new, &name) == 2 && name) {
-		printf("%s: %s before, %s now\n", line + name, resize_size(old_text, old),
-		       resize_size(new_text, new));
-	} else if (sscanf(line, "same %" SCNu64 " %n", &old, &name) == 1 && name) {
-		printf("%s: still %s\n", line + name, resize_size(old_text, old));
-	} else if (strncmp(line, "failed ", 7) == 0) {
-		report_failure("%s", line + 7);
+	if (!isdigit((unsigned char)**at))
 		return false;
-	}
+	errno = 0;
+	*number = strtoull(*at, &end, 10);
+	if (errno || *end != ' ')
+		return false;
+	*at = end + 1;
 	return true;
 }
 
-static int resize_print_all(char *answer)
+/* If @line begins with @word, which is passed over. */
+static bool resize_word(const char **line, const char *word)
+{
+	size_t len = strlen(word);
+
+	if (strncmp(*line, word, len) != 0)
+		return false;
+	*line += len;
+	return true;
+}
+
+/* "changed OLD NEW NAME", "same SIZE NAME" or "failed SENTENCE"; false for anything else. */
+static bool resize_print(const char *line, int *status)
+{
+	char old_text[64], new_text[64];
+	uint64_t old, new;
+
+	if (resize_word(&line, "changed ")) {
+		if (!resize_number(&line, &old) || !resize_number(&line, &new) || !*line)
+			return false;
+		printf("%s: %s before, %s now\n", line, resize_size(old_text, old),
+		       resize_size(new_text, new));
+		return true;
+	}
+	if (resize_word(&line, "same ")) {
+		if (!resize_number(&line, &old) || !*line)
+			return false;
+		printf("%s: still %s\n", line, resize_size(old_text, old));
+		return true;
+	}
+	if (!resize_word(&line, "failed ") || !*line)
+		return false;
+	*status = report_failure("%s", line);
+	return true;
+}
+
+/* At least one disk, and "end": without, the server has not looked at all of them. */
+static int resize_print_all(char *answer, pid_t pid)
 {
 	int status = REPORT_OK;
-	char *next;
+	unsigned int disks = 0;
+	char *line, *next;
 
-	for (; *answer; answer = next) {
-		next = strchr(answer, '\n');
-		if (!next)
-			break;
+	for (line = answer; (next = strchr(line, '\n')); line = next) {
 		*next++ = '\0';
-		if (!resize_print(answer))
-			status = REPORT_FAILURE;
+		if (disks && strcmp(line, "end") == 0)
+			return status;
+		if (!resize_print(line, &status))
+			return report_failure("process %ld gave an answer that means nothing",
+					      (long)pid);
+		disks++;
 	}
-	return status;
+	return report_failure("process %ld has not answered to the end", (long)pid);
 }
 
 /* The server may have another working directory: what leads to a socket is sent whole. */
@@ -151,7 +187,7 @@ int resize_main(int argc, char **argv)
 	if (control_ask(pid, request, &answer, &err) < 0) {
 		status = report_failure("%s", err.text);
 	} else {
-		status = resize_print_all(answer);
+		status = resize_print_all(answer, pid);
 		free(answer);
 	}
 	free(request);

@@ -73,12 +73,18 @@ static void serve_resize_disk(struct serve *s, struct serve_disk *disk, FILE *ou
 	else
 		rc = serve_disk_resize(disk, &err);
 	if (rc < 0)
-		fprintf(out, "failed %s: %s\n", disk->name, err.text);
+		fputs("failed ", out);
 	else if (rc)
-		fprintf(out, "changed %llu %llu %s\n", (unsigned long long)old,
-			(unsigned long long)serve_disk_bytes(disk), disk->name);
+		fprintf(out, "changed %llu %llu ", (unsigned long long)old,
+			(unsigned long long)serve_disk_bytes(disk));
 	else
-		fprintf(out, "same %llu %s\n", (unsigned long long)old, disk->name);
+		fprintf(out, "same %llu ", (unsigned long long)old);
+	control_write_text(out, disk->name);
+	if (rc < 0) {
+		fputs(": ", out);
+		control_write_text(out, err.text);
+	}
+	fputc('\n', out);
 	/* Each by itself: the next one may be long in coming. */
 	fflush(out);
 	if (rc > 0 && !s->options->quiet)
@@ -106,7 +112,9 @@ static void serve_resize(struct serve *s, const char *name, FILE *out)
 		serve_resize_disk(s, &s->disk[i], out);
 	}
 	pthread_mutex_unlock(&s->resizing);
-	if (!found)
+	if (found)
+		fputs("end\n", out);
+	else
 		fprintf(out, "error no disk here is called %s\n", name);
 }
 

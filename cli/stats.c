@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "control.h"
+
 /* Most disks and queues that are believed to be in one process. */
 #define STATS_DISKS_MAX 4096
 #define STATS_QUEUES_MAX 65536
@@ -80,12 +82,11 @@ void stats_sum(struct virtq_engine_stats *sum, const struct virtq_engine_stats *
 
 /* ---- Between processes; the lines are documented in virtq-stats(1). ---- */
 
-/* A line is a key and a text: what would end the line goes. */
+/* A line is a key and a text. */
 static void stats_write_text(FILE *out, const char *key, const char *text)
 {
 	fprintf(out, "%s ", key);
-	for (; *text; text++)
-		fputc((unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text, out);
+	control_write_text(out, text);
 	fputc('\n', out);
 }
 

@@ -285,6 +285,49 @@ def test_who_answers_in_the_name_of_another_is_found_out():
         child.wait()
 
 
+def test_resize_believes_no_answer_that_is_cut_or_senseless():
+    same = b"ok\nsame 512 a\n"
+    for says, saying, out in ((b"ok\n", "not answered to the end", ""),
+                              (same, "not answered to the end", "a: still 512 bytes"),
+                              (same + b"changed 512 1024 b", "not answered to the end", "a: still"),
+                              (same + b"end", "not answered to the end", "a: still"),
+                              (b"ok\nend\n", "means nothing", ""),
+                              (b"ok\nchanged 1 x\nend\n", "means nothing", ""),
+                              (b"ok\nchanged 1 2 \nend\n", "means nothing", ""),
+                              (b"ok\nsame -1 a\nend\n", "means nothing", ""),
+                              (b"ok\nsame 99999999999999999999 a\nend\n", "means nothing", ""),
+                              (same + b"frob\nend\n", "means nothing", "a: still"),
+                              (b"ok\nfailed \x1b[31mred\x7f\nend\n", ": ?[31mred?", ""),
+                              (b"ok\nsame 512 \x1b[2J\nend\n", "", "?[2J: still 512 bytes"),
+                              (b"error \x1b[2J\tclear\n", ": ?[2J?clear", ""),
+                              (same + b"end\nwhat comes after", "", "a: still 512 bytes")):
+        with socket.socket(socket.AF_UNIX) as liar:
+            liar.bind(f"\0virtq/{os.getpid()}")
+            liar.listen()
+            asking = subprocess.Popen([VIRTQ, "resize", str(os.getpid())], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            one, _ = liar.accept()
+            with one:
+                check(one.recv(100) == b"resize\n")
+                one.sendall(says)
+            said, err = asking.communicate(timeout=20)
+            check(asking.returncode == (1 if saying else 0), says, said, err)
+            check(saying in err and err.count("\n") == (1 if saying else 0), says, err)
+            check(said.startswith(out) and said.count("\n") == (1 if out else 0), says, said)
+
+
+def test_answers_are_lines_whatever_a_disk_is_called():
+    make_image("i", MIB)
+    with Server("i", socket=os.path.realpath(".") + "/a\nb") as server:
+        said = control(server.pid, b"resize\n").decode().splitlines()
+        check(len(said) == 3 and said[1].startswith("same 1048576 ") and said[2] == "end", said)
+        check(said[1].endswith("/a?b"), said)
+        os.truncate("i", 1000)
+        said = control(server.pid, b"resize\n").decode().splitlines()
+        check(len(said) == 3 and said[1].startswith("failed ") and "/a?b: " in said[1], said)
+        os.truncate("i", MIB)
+
+
 def test_answer_that_is_long_in_coming_is_waited_for():
     # As long as it is about a disk whose own server has ten seconds to say something.
     with socket.socket(socket.AF_UNIX) as slow:
@@ -299,8 +342,9 @@ def test_answer_that_is_long_in_coming_is_waited_for():
             for turn in range(2):
                 time.sleep(10.5)
                 one.sendall(b"same 512 disk%d\n" % turn)
+            one.sendall(b"end\n")
         out = asking.communicate(timeout=20)[0]
-        check(out.count("still 512 bytes") == 2, out)
+        check(asking.returncode == 0 and out.count("still 512 bytes") == 2, out)
 
 
 def test_other_users_may_not_ask():
