@@ -40,6 +40,8 @@ struct nbd_command {
 struct nbd_abilities {
 	bool flush, fua, trim, zero, read_only;
 	uint64_t bytes;
+	uint32_t block;			/* what it takes is a multiple of this, at least 512 */
+	uint32_t payload_max;		/* of a command, within what a buffer holds */
 };
 
 /* The thread owns every field that does not say otherwise. */

@@ -39,6 +39,7 @@ static bool as_before(struct nbd_store *n)
 		return false;
 	n->bytes = now.bytes;
 	return now.bytes >= bytes_min &&
+	       now.block <= n->can.block && now.payload_max >= n->can.payload_max &&
 	       now.flush >= n->can.flush && now.fua >= n->can.fua &&
 	       now.trim >= n->can.trim && now.zero >= n->can.zero &&
 	       (!now.read_only || n->store.info.read_only);

@@ -35,17 +35,28 @@ int store_nbd_error(void)
 	return error ? error : EIO;
 }
 
+static uint32_t block_size(struct nbd_handle *nbd, int which)
+{
+	int64_t bytes = nbd_get_block_size(nbd, which);
+
+	return bytes > 0 && bytes <= UINT32_MAX ? (uint32_t)bytes : 0;
+}
+
 int store_nbd_ask(struct nbd_handle *nbd, struct nbd_abilities *can)
 {
 	int64_t bytes = nbd_get_size(nbd);
 	int flush = nbd_can_flush(nbd), fua = nbd_can_fua(nbd), trim = nbd_can_trim(nbd);
 	int zero = nbd_can_zero(nbd), read_only = nbd_is_read_only(nbd);
+	uint32_t min = block_size(nbd, LIBNBD_SIZE_MINIMUM);
+	uint32_t max = block_size(nbd, LIBNBD_SIZE_MAXIMUM);
 
 	if (bytes < 0 || flush < 0 || fua < 0 || trim < 0 || zero < 0 || read_only < 0)
 		return -store_nbd_error();
 	*can = (struct nbd_abilities){
 		.flush = flush, .fua = fua, .trim = trim, .zero = zero,
 		.read_only = read_only, .bytes = (uint64_t)bytes,
+		.block = min > STORE_SECTOR_BYTES && is_power_of_2(min) ? min : STORE_SECTOR_BYTES,
+		.payload_max = max && max < NBD_BOUNCE_BYTES ? max : NBD_BOUNCE_BYTES,
 	};
 	return 0;
 }
@@ -146,6 +157,9 @@ static int64_t refresh(struct virtq_store *store)
 			bytes = -store_nbd_error();
 	}
 	nbd_close(nbd);
+	/* What a disk could be, but not this one, which promised whole blocks to its driver. */
+	if (bytes > 0 && bytes % STORE_SECTOR_BYTES == 0 && bytes % n->store.info.block)
+		return -EINVAL;
 	if (bytes <= 0 || (uint64_t)bytes % STORE_SECTOR_BYTES)
 		return bytes;
 	pthread_mutex_lock(&n->lock);
@@ -167,19 +181,10 @@ static const struct virtq_store_ops nbd_ops = {
 	.close = close_store,
 };
 
-static uint32_t block_size(struct nbd_handle *nbd, int which)
-{
-	int64_t bytes = nbd_get_block_size(nbd, which);
-
-	return bytes > 0 && bytes <= UINT32_MAX ? (uint32_t)bytes : 0;
-}
-
 static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 {
 	struct virtq_store_info *info = &n->store.info;
-	uint32_t min = block_size(n->nbd, LIBNBD_SIZE_MINIMUM);
 	uint32_t preferred = block_size(n->nbd, LIBNBD_SIZE_PREFERRED);
-	uint32_t max = block_size(n->nbd, LIBNBD_SIZE_MAXIMUM);
 	int rc = store_nbd_ask(n->nbd, &n->can);
 
 	if (rc)
@@ -187,13 +192,13 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 				 nbd_get_error());
 	if (n->can.read_only && !read_only)
 		return error_set(err, -EROFS, "%s can only be read", n->uri);
-	if (!n->can.bytes || n->can.bytes % STORE_SECTOR_BYTES)
+	if (!n->can.bytes || n->can.bytes % n->can.block)
 		return error_set(err, -EINVAL,
 				 "%s has %llu bytes: a disk needs a multiple of %u, and not 0",
-				 n->uri, (unsigned long long)n->can.bytes, STORE_SECTOR_BYTES);
+				 n->uri, (unsigned long long)n->can.bytes, n->can.block);
 	info->bytes = n->bytes_min = n->bytes = n->can.bytes;
 	info->read_only = read_only;
-	info->block = min > STORE_SECTOR_BYTES && is_power_of_2(min) ? min : STORE_SECTOR_BYTES;
+	info->block = n->can.block;
 	if (is_power_of_2(preferred) && preferred >= info->block)
 		info->physical = info->min_io = preferred;
 	if (n->can.trim)
@@ -202,11 +207,10 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 	if (n->can.zero)
 		info->zero_max = RANGE_MAX;
 	info->zero_unmaps = n->can.zero;
-	n->payload_max = max && max < NBD_BOUNCE_BYTES ? max : NBD_BOUNCE_BYTES;
-	n->payload_max -= n->payload_max % info->block;
+	n->payload_max = n->can.payload_max - n->can.payload_max % info->block;
 	if (!n->payload_max)
-		return error_set(err, -EINVAL, "%s has blocks of %u bytes, and takes %u at once",
-				 n->uri, info->block, max);
+		return error_set(err, -EINVAL, "%s has blocks of %u bytes, more than the %u that are moved at once",
+				 n->uri, info->block, n->can.payload_max);
 	return 0;
 }
 

@@ -45,6 +45,10 @@ static void the_server_says_what_it_is(void **state)
 	SERVE(&s, "memory", "size=1000");
 	assert_store_refused(s.uri, NULL, -EINVAL, "1000 bytes");
 	server_kill(&s, SIGTERM);
+	SERVE(&s, "--filter=blocksize-policy", "memory", "size=1049088",
+	      "blocksize-minimum=4K", "blocksize-preferred=4K", "blocksize-maximum=1M");
+	assert_store_refused(s.uri, NULL, -EINVAL, "multiple of 4096");
+	server_kill(&s, SIGTERM);
 	assert_store_refused(s.uri, NULL, -ENOENT, s.uri);
 	assert_store_refused("nbd://127.0.0.1:1/", NULL, -ECONNREFUSED, "127.0.0.1");
 	assert_store_refused("nbd:", NULL, -EINVAL, "nbd:");
@@ -220,6 +224,31 @@ static void another_size_is_found(void **state)
 	file_drop(path);
 }
 
+/* Whole blocks were promised: an end in the middle of one is none. */
+static void a_size_that_ends_within_a_block_is_refused(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096, .offset = MIB - 4096 };
+	char *path = file_make(MIB), file[128];
+	struct depot dp;
+	struct server s;
+
+	snprintf(file, sizeof(file), "file=%s", path);
+	SERVE(&s, "--filter=blocksize-policy", "file", file, "blocksize-minimum=4K",
+	      "blocksize-preferred=4K", "blocksize-maximum=1M", "blocksize-error-policy=error");
+	depot_open(&dp, *state, store_make(s.uri, NULL), 300);
+	assert_int_equal(truncate(path, MIB + 512), 0);
+	assert_int_equal(dp.store->ops->refresh(dp.store), -EINVAL);
+	assert_int_equal(dp.store->info.bytes, MIB);
+	assert_int_equal(depot_do(&dp, &w), 0);
+	assert_int_equal(truncate(path, MIB + 8192), 0);
+	assert_int_equal(dp.store->ops->refresh(dp.store), MIB + 8192);
+	w.offset = MIB + 4096;
+	assert_int_equal(depot_do(&dp, &w), 0);
+	depot_close(&dp);
+	server_kill(&s, SIGTERM);
+	file_drop(path);
+}
+
 /* The data at @at has no pages any more, as that of a peer that shortened its file. */
 static int lose_memory(struct depot *dp, size_t at, size_t bytes)
 {
@@ -289,6 +318,7 @@ int main(void)
 		ON_ENGINES(a_slow_server_is_asked_many_things_at_once),
 		ON_ENGINES(only_what_fails_fails),
 		ON_ENGINES(another_size_is_found),
+		ON(sync_packed_event, a_size_that_ends_within_a_block_is_refused),
 		cmocka_unit_test(lost_memory_ends_nobody),
 		cmocka_unit_test(an_idle_connection_costs_nothing),
 	};

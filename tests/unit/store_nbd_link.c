@@ -63,6 +63,40 @@ static void a_server_may_die_and_come_back(void **state)
 	depot_close(&dp);
 }
 
+/* One that takes less at once, or only more, is not the one that was there. */
+static void a_server_comes_back_with_the_same_limits(void **state)
+{
+	static const char *const limits[][3] = {
+		{ "blocksize-minimum=4K", "blocksize-preferred=4K", "blocksize-maximum=64K" },
+		{ "blocksize-minimum=512", "blocksize-preferred=4K", "blocksize-maximum=32K" },
+		{ "blocksize-minimum=8K", "blocksize-preferred=8K", "blocksize-maximum=64K" },
+		{ "blocksize-minimum=512", "blocksize-preferred=8K", "blocksize-maximum=1M" },
+	};
+	struct work write = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	struct depot dp;
+	struct server s;
+
+	for (unsigned int i = 0; i < 4; i++) {
+		const char *const args[] = { "--filter=blocksize-policy", "memory", "size=1M",
+					     limits[i][0], limits[i][1], limits[i][2], NULL };
+
+		if (i) {
+			server_kill(&s, SIGKILL);
+			server_run(&s, args);
+			usleep(1200000);	/* longer than it is left alone after a failure */
+		} else {
+			server_start(&s, args);
+			depot_open(&dp, *state, store_make(s.uri, &(struct virtq_store_options){
+					.reconnect_ms = 500 }), 300);
+		}
+		assert_int_equal(depot_do(&dp, &write) == 0, i % 3 == 0);
+		assert_int_equal(depot_do(&dp, &flush) == 0, i % 3 == 0);
+	}
+	depot_close(&dp);
+	server_kill(&s, SIGKILL);
+}
+
 /* A server that is started again in time: nobody hears of it, and all is where it belongs. */
 static void a_short_outage_fails_nobody(void **state)
 {
@@ -342,6 +376,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_ENGINES(a_server_may_die_and_come_back),
+		ON(sync_packed_event, a_server_comes_back_with_the_same_limits),
 		ON_ENGINES(a_short_outage_fails_nobody),
 		ON_ENGINES(what_was_lost_is_never_called_stable),
 		ON_ENGINES(cancelled_requests_leave_others_alone),
