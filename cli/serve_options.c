@@ -40,7 +40,8 @@ const char serve_options_help[] =
 	"Several disks:\n"
 	"  --disk KEY=VALUE,... a disk, and again for each: socket, image, ro, and any\n"
 	"                       other of the above. Two commas stand for one in a value\n"
-	"  --config FILE        disks from a file: KEY=VALUE lines behind a [disk] each\n"
+	"  --config FILE        disks from a file, and again for each: KEY=VALUE lines\n"
+	"                       behind a [disk] each\n"
 	"\n"
 	"The process:\n"
 	"  --engine WHICH       uring, sync, or auto: uring if the kernel has it [auto]\n"
@@ -186,16 +187,16 @@ static bool serve_option_uses(const char *label, const char *text, uint32_t allo
 	}
 }
 
-static bool serve_option_disk(struct serve_options *o, const char *words)
+static bool serve_option_text(struct serve_texts *texts, const char *text)
 {
-	const char **more = realloc(o->words, (o->word_count + 1) * sizeof(*more));
+	const char **more = realloc(texts->text, (texts->count + 1) * sizeof(*more));
 
 	if (!more) {
 		report_failure("no memory for the settings of disks");
 		return false;
 	}
-	o->words = more;
-	o->words[o->word_count++] = words;
+	texts->text = more;
+	more[texts->count++] = text;
 	return true;
 }
 
@@ -215,10 +216,9 @@ static bool serve_option(struct serve_options *o, int opt)
 					  serve_setting[opt - OPT_SETTING].key, optarg);
 	switch (opt) {
 	case OPT_DISK:
-		return serve_option_disk(o, optarg);
+		return serve_option_text(&o->words, optarg);
 	case OPT_CONFIG:
-		o->config = optarg;
-		break;
+		return serve_option_text(&o->configs, optarg);
 	case OPT_ENGINE:
 		choice = options_choice("--engine", optarg, engines);
 		good = choice >= 0;
@@ -253,10 +253,10 @@ static bool serve_option(struct serve_options *o, int opt)
 static int serve_list(struct serve_options *o)
 {
 	const char *own = serve_settings_own(&o->base);
+	int status = REPORT_OK;
 	unsigned int i;
-	int status;
 
-	o->from_options = !o->config && !o->word_count;
+	o->from_options = !o->configs.count && !o->words.count;
 	if (o->from_options) {
 		o->list.disks = malloc(sizeof(o->base));
 		if (!o->list.disks)
@@ -267,9 +267,10 @@ static int serve_list(struct serve_options *o)
 		return report_usage("%s is for one disk, and belongs into its --disk or [disk]",
 				    own);
 	}
-	status = o->config ? serve_list_load(&o->list, &o->base, o->config) : REPORT_OK;
-	for (i = 0; i < o->word_count && status == REPORT_OK; i++)
-		if (!serve_list_add(&o->list, &o->base, o->words[i]))
+	for (i = 0; i < o->configs.count && status == REPORT_OK; i++)
+		status = serve_list_load(&o->list, &o->base, o->configs.text[i]);
+	for (i = 0; i < o->words.count && status == REPORT_OK; i++)
+		if (!serve_list_add(&o->list, &o->base, o->words.text[i]))
 			status = REPORT_USAGE;
 	if (status == REPORT_OK && !serve_list_check(&o->list, o->from_options))
 		status = REPORT_USAGE;
@@ -296,5 +297,6 @@ int serve_options_parse(struct serve_options *o, int argc, char **argv)
 void serve_options_free(struct serve_options *o)
 {
 	serve_list_free(&o->list);
-	free(o->words);
+	free(o->words.text);
+	free(o->configs.text);
 }

@@ -13,9 +13,10 @@ struct serve_options {
 	struct serve_settings base;	/* the only disk, or what all have in common */
 	struct serve_list list;
 	bool from_options;		/* the list is that only disk */
-	const char **words;		/* of each --disk */
-	unsigned int word_count;
-	const char *config;		/* file, or NULL */
+	struct serve_texts {
+		const char **text;
+		unsigned int count;
+	} words, configs;		/* of each --disk; each --config's file */
 	struct virtq_engine_config engine;
 	unsigned int threads;
 	unsigned int stats_s;		/* 0: never */

@@ -32,23 +32,24 @@ static const struct settings_name {
 	enum settings_key key;
 	bool is_switch;		/* may stand alone, for "on" */
 	bool own;		/* no two disks can share it */
+	bool is_path;		/* or like one: never empty */
 } settings_names[] = {
-	{ "socket", KEY_SOCKET, false, true },
-	{ "fd", KEY_FD, false, true },
-	{ "image", KEY_IMAGE, false, true },
-	{ "serial", KEY_SERIAL, false, true },
-	{ "inject", KEY_INJECT, false, false },
-	{ "read-only", KEY_READ_ONLY, true, false },
-	{ "ro", KEY_READ_ONLY, true, false },
-	{ "direct", KEY_DIRECT, true, false },
-	{ "write-through", KEY_WRITE_THROUGH, true, false },
-	{ "queues", KEY_QUEUES, false, false },
-	{ "queue-size", KEY_QUEUE_SIZE, false, false },
-	{ "layout", KEY_LAYOUT, false, false },
-	{ "coalesce", KEY_COALESCE, false, false },
-	{ "size-max", KEY_SIZE_MAX, false, false },
-	{ "reconnect", KEY_RECONNECT, false, false },
-	{ NULL, KEY_SOCKET, false, false },
+	{ "socket", KEY_SOCKET, false, true, true },
+	{ "fd", KEY_FD, false, true, false },
+	{ "image", KEY_IMAGE, false, true, true },
+	{ "serial", KEY_SERIAL, false, true, false },
+	{ "inject", KEY_INJECT, false, false, false },
+	{ "read-only", KEY_READ_ONLY, true, false, false },
+	{ "ro", KEY_READ_ONLY, true, false, false },
+	{ "direct", KEY_DIRECT, true, false, false },
+	{ "write-through", KEY_WRITE_THROUGH, true, false, false },
+	{ "queues", KEY_QUEUES, false, false, false },
+	{ "queue-size", KEY_QUEUE_SIZE, false, false, false },
+	{ "layout", KEY_LAYOUT, false, false, false },
+	{ "coalesce", KEY_COALESCE, false, false, false },
+	{ "size-max", KEY_SIZE_MAX, false, false, false },
+	{ "reconnect", KEY_RECONNECT, false, false, false },
+	{ NULL, KEY_SOCKET, false, false, false },
 };
 
 static bool settings_has(const struct serve_settings *s, enum settings_key key)
@@ -201,7 +202,7 @@ bool serve_settings_set(struct serve_settings *s, const char *label, const char 
 		report_usage("%s: there is no such key", label);
 		return false;
 	}
-	if (!value && !n->is_switch) {
+	if (value ? !*value && n->is_path : !n->is_switch) {
 		report_usage("%s needs a value", label);
 		return false;
 	}

@@ -81,6 +81,24 @@ def test_file_and_options_together():
     check(digest("A") == digest("a") and digest("B") == digest("b"))
 
 
+def test_files_of_settings_add_up():
+    for name in "abc":
+        make_image(name, MIB, seed=57)
+    with open("first", "w") as f:
+        f.write("queues = 2\n[disk]\nsocket=a.s\nimage=a\n")
+    with open("second", "w") as f:
+        f.write("[disk]\nsocket=b.s\nimage=b\n")
+    words = "--config", "first", "--disk", "socket=c.s,image=c", "--config", "second"
+    with Server(None, *words, socket="c.s") as server:
+        # What a file says of all disks is about its own.
+        said = json.loads(good("stats", "--json", server.pid).out)["disks"]
+        check([(d["socket"], len(d["queues"])) for d in said] ==
+              [("a.s", 2), ("b.s", 1), ("c.s", 1)], said)
+    refused(2, "disks 1 and 2 have the same socket a.s", "serve", "blk", "--config", "first",
+            "--config", "first")
+    refused(1, "cannot open third", "serve", "blk", "--config", "third", "--config", "first")
+
+
 def test_two_commas_are_one():
     make_image("a,b", MIB, seed=55)
     with Server(None, "--disk", "socket=a.s,image=a,,b,inject=op=write,,error=EIO",
@@ -119,6 +137,10 @@ def test_settings_that_make_no_sense():
     bad("--disk: '': there is no such key", "--disk", a + ",")
     bad("--disk: '': there is no such key", "--disk", "")
     bad("--disk: image needs a value", "--disk", "socket=a.s,image")
+    bad("--disk: image needs a value", "--disk", "socket=a.s,image=")
+    bad("--disk: socket needs a value", "--disk", "socket=,image=a")
+    bad("--image needs a value", "--socket-path", "a.s", "--image", "")
+    bad("--socket-path needs a value", "--socket-path", "", "--image", "a")
     bad("--disk: image is there twice", "--disk", a + ",image=b")
     bad("--disk: read-only is there twice", "--disk", a + ",ro,read-only=off")
     bad("--disk: ro is on or off", "--disk", a + ",ro=maybe")
@@ -146,6 +168,8 @@ def test_settings_that_make_no_sense():
                          ("conf:2: image is for one disk", "queues=2\nimage=a\n"),
                          ("conf:4: image is there twice", "[disk]\nsocket=s\nimage=a\nimage=b"),
                          ("conf:2: socket needs a value", "[disk]\nsocket\n"),
+                         ("conf:3: image needs a value", "[disk]\nsocket=s\nimage=\n"),
+                         ("conf:2: socket needs a value", "[disk]\nsocket = \nimage=a\n"),
                          ("disk 1: image is needed", "[disk]\nsocket=a.s\n"),
                          ("at most 256 disks", "[disk]\n" * 257)):
         settings(text)

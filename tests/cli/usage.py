@@ -129,8 +129,9 @@ def test_operands_that_are_empty():
                   ("resize", ""), ("serve", "blk", "")):
         refused(2, "an operand is empty", *words)
     check(not os.listdir("."), "something was made for an empty name:", os.listdir("."))
-    refused(1, "1 to 107 bytes", "serve", "blk", "--image", "null:1M", "--socket-path", "")
-    refused(1, "path of a file", "serve", "blk", "--image", "", "--socket-path", "s")
+    refused(2, "--socket-path needs a value", "serve", "blk", "--image", "null:1M",
+            "--socket-path", "")
+    refused(2, "--image needs a value", "serve", "blk", "--image", "", "--socket-path", "s")
 
 
 def test_numbers_take_suffixes():
