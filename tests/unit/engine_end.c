@@ -233,7 +233,7 @@ static const struct virtq_model_ops stubborn_ops = {
 	.finish = stubborn_finish, .cancel = stubborn_cancel,
 };
 
-/* It has its chances; then the request ends without it, and so does the queue. */
+/* It has its chances; then it is not asked any more, and what it still holds is over as it ends. */
 static void a_model_cannot_keep_a_queue(void **state)
 {
 	const struct setting *s = *state;
