@@ -167,6 +167,8 @@ def test_servers_that_do_not_tell_their_size_keep_nobody_from_ending():
                             "--disk", f"socket=b.s,image={url}",
                             "--disk", f"socket=c.s,image={url}", socket="c.s") as server:
         os.truncate("near", 2 * MIB)
+        held = f"/proc/{server.pid}/fd"
+        before = len(os.listdir(held))
         far.process.send_signal(signal.SIGSTOP)
         try:
             with socket.socket(socket.AF_UNIX) as asks:
@@ -177,6 +179,8 @@ def test_servers_that_do_not_tell_their_size_keep_nobody_from_ending():
                 while answer.count(b"\n") < 2:  # as soon as it is known
                     answer += asks.recv(100)
                 check(answer == b"ok\nchanged 1048576 2097152 a.s\n", answer)
+                # Our connection, and one to who is mute.
+                wait_until("the next disk's turn", lambda: len(os.listdir(held)) >= before + 2)
                 began = time.monotonic()
                 check(server.stop() == 0)
                 check(time.monotonic() - began < 5, "it waited for", time.monotonic() - began)
