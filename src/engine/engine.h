@@ -26,7 +26,7 @@
 #include "base/check.h"
 
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
-#define ENGINE_PART 8u		/* of these, published together at least */
+#define ENGINE_PART 8u		/* of these, published together if answered at once */
 #define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
@@ -123,8 +123,9 @@ struct virtq_engine_queue {
 	uint32_t cancelled;		/* ended before their time since @ending came */
 	struct engine_aux aux[AUX_COUNT];
 
-	struct virtq_req *done[ENGINE_PART];	/* finished, to be pushed */
+	struct virtq_req *done[ENGINE_BATCH];	/* finished, to be pushed */
 	uint32_t done_count;
+	uint32_t part;			/* so many are published together */
 	bool publishes;			/* a batch has begun to go out */
 	bool wants_call;		/* for what went out of it so far */
 	bool owes_call;			/* asked for by the driver, put off */

@@ -77,6 +77,7 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 	q->model = config->model;
 	q->ring = config->ring;
 	q->ring->turned_by = q;
+	q->part = ENGINE_BATCH;
 	q->enabled = config->enabled != 0;
 	q->kick_dead = !q->enabled;
 	q->fds[VIRTQ_FD_KICK] = config->kick_fd;
@@ -147,11 +148,7 @@ static void publish_done(struct virtq_engine_queue *q)
 	q->wants_call |= virtq_device_publish(q->ring) != 0;
 }
 
-/*
- * The loan of @req ends here; the driver sees it at the next publication. There is one
- * before the whole batch is done: a driver that looks at its ring goes on with the first
- * ones while the device sees to the others, on another processor.
- */
+/* The loan of @req ends here; the driver sees it at the next publication. */
 void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 {
 	PROBE_PUSH(req);
@@ -160,7 +157,7 @@ void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req)
 	q->stats.requests++;
 	q->stats_changed = true;
 	q->done[q->done_count++] = req;
-	if (q->done_count == ENGINE_PART)
+	if (q->done_count == q->part)
 		publish_done(q);
 }
 
@@ -344,22 +341,29 @@ void queue_check_memory(struct virtq_engine_queue *q)
 static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, uint32_t count)
 {
 	uint64_t now = engine_now(q->engine), copied = 0;
+	uint32_t i;
 
-	for (uint32_t i = 0; i < count; i++) {
+	/*
+	 * What is answered at once is published before all is: a driver that looks at its
+	 * ring goes on with the first ones while the device sees to the others, on another
+	 * processor. Where storage is waited for that would only make batches smaller.
+	 */
+	q->part = ENGINE_PART;
+	for (i = 0; i < count && copied <= COPIED_MAX; i++) {
 		uint64_t bytes = reqs[i]->rd.bytes + reqs[i]->wr.bytes;
 		uint32_t in_flight = q->in_flight;
 
 		request_start(q, reqs[i], now);
 		if (q->in_flight == in_flight)
 			copied += bytes;
-		if (LIKELY(copied <= COPIED_MAX) || i + 1 == count)
-			continue;
-		/* The last one first: that is how it goes. */
-		while (--count > i)
-			virtq_device_unpop(q->ring, reqs[count]);
-		return true;
 	}
-	return false;
+	q->part = ENGINE_BATCH;
+	if (LIKELY(i == count))
+		return false;
+	/* The last one first: that is how it goes. */
+	while (count-- > i)
+		virtq_device_unpop(q->ring, reqs[count]);
+	return true;
 }
 
 bool queue_serve(struct virtq_engine_queue *q)

@@ -103,8 +103,9 @@ static bool out_of_chances(const struct virtq_engine_queue *q, struct engine_slo
 }
 
 /* It ends without the model. The driver finds nothing written. */
-static enum virtq_verdict give_up(struct engine_slot *slot)
+static enum virtq_verdict give_up(const struct virtq_engine_queue *q, struct engine_slot *slot)
 {
+	slot->cancelled |= q->phase == QUEUE_CANCELS;
 	slot->req->written = 0;
 	slot->req->failed = 1;
 	return VIRTQ_DONE;
@@ -126,7 +127,7 @@ static void follow(struct virtq_engine_queue *q, struct engine_slot *slot,
 		/* What is held stays with the model until that completes it, and is over then. */
 		slot->doomed = verdict == VIRTQ_HOLD;
 		if (!slot->doomed)
-			verdict = give_up(slot);
+			verdict = give_up(q, slot);
 	}
 	/* Counted first: an operation may have completed when perform() returns. */
 	set_performing(q, slot, verdict == VIRTQ_SUBMIT);
@@ -296,7 +297,7 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 		slot->cancelled = true;
 	PROBE_FINISH(slot->req, result);
 	if (UNLIKELY(slot->doomed)) {
-		follow(q, slot, give_up(slot));
+		follow(q, slot, give_up(q, slot));
 		return;
 	}
 	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
