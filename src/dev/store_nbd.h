@@ -50,6 +50,7 @@ struct nbd_store {
 	char *uri;			/* constant */
 	struct nbd_abilities can;	/* constant */
 	uint64_t reconnect_ns;		/* constant */
+	uint64_t silence_ms;		/* constant; of a network, that means that the server is gone */
 	uint64_t payload_max;		/* constant; what a command moves at most */
 	uint8_t *bounce;		/* constant */
 	int wake_fd;			/* constant; written by engines */
@@ -61,6 +62,8 @@ struct nbd_store {
 	uint64_t bytes;			/* the size that this connection knows */
 	bool renews;			/* a new connection is to be made, since the size has changed */
 	bool renew_flushed;		/* for that: all is stable, or will not be */
+	uint64_t look_ns;		/* when to see whether the network is silent */
+	unsigned int looks_silent;	/* how often in a row it was */
 	uint64_t connect_by_ns;		/* or, without a connection, when to try again */
 	uint64_t outage_until_ns;	/* what waits is told when nobody has answered; 0: somebody has */
 	struct virtq_store_io *waiting, **waiting_end;
@@ -88,6 +91,12 @@ uint64_t store_nbd_now_ns(void);
 int store_nbd_error(void);
 int store_nbd_ask(struct nbd_handle *nbd, struct nbd_abilities *can);
 bool store_nbd_is_gone(struct nbd_handle *nbd);
+/* Have the end of a peer noticed that is cut off while nothing is sent to it. */
+void store_nbd_watch_peer(struct nbd_handle *nbd, uint64_t silence_ms);
+/* Has the peer's machine acknowledged nothing for so long, though something was sent? */
+bool store_nbd_is_silent(struct nbd_handle *nbd, uint64_t silence_ms);
+/* When it is closed the kernel shall not go on sending what is left. */
+void store_nbd_forget_unsent(struct nbd_handle *nbd);
 /* What @nbd waits for, for poll(); and what came of it. */
 struct pollfd store_nbd_wanted(struct nbd_handle *nbd);
 void store_nbd_deliver(struct nbd_handle *nbd, const struct pollfd *fd);

@@ -22,6 +22,8 @@
 
 #define NS_PER_MS ((uint64_t)1000000)
 #define CONNECT_NS (5000 * NS_PER_MS)
+/* How often to see whether the network is silent while anything is under way. */
+#define LOOK_NS (1000 * NS_PER_MS)
 /* Without a try to connect after one that failed: as long as somebody waits, and then. */
 #define RETRY_SOON_NS (100 * NS_PER_MS)
 #define RETRY_NS (1000 * NS_PER_MS)
@@ -60,11 +62,13 @@ static void take_back(struct nbd_store *n, struct virtq_store_io *io, uint64_t n
 
 static void disconnect(struct nbd_store *n, uint64_t now)
 {
+	store_nbd_forget_unsent(n->nbd);	/* it will be sent again, and must not come after */
 	nbd_close(n->nbd);
 	n->nbd = NULL;
 	n->connecting = n->broken = n->renews = n->renew_flushed = false;
 	n->connect_by_ns = !n->outage_until_ns ? now :
 			   now < n->outage_until_ns ? now + RETRY_SOON_NS : now + RETRY_NS;
+	n->looks_silent = 0;
 	n->over = 0;
 	if (n->can.flush && n->writes != n->flushed)
 		n->lost = true;
@@ -131,18 +135,36 @@ static void expire(struct nbd_store *n, uint64_t now)
 	n->waiting_end = at;
 }
 
+static bool is_cut_off(struct nbd_store *n, uint64_t now)
+{
+	if (!n->used)
+		n->looks_silent = 0;
+	if (!n->used || now < n->look_ns)
+		return false;
+	n->look_ns = now + LOOK_NS;
+	if (!store_nbd_is_silent(n->nbd, n->silence_ms))
+		n->looks_silent = 0;
+	else
+		n->looks_silent++;
+	/* Once it may be that a probe is on its way to a peer that has had no room for long. */
+	return n->looks_silent > 1;
+}
+
 void store_nbd_check_link(struct nbd_store *n)
 {
 	uint64_t now = store_nbd_now_ns();
 
 	if (n->nbd && !n->connecting) {
-		if (n->broken || n->renew_flushed || store_nbd_is_gone(n->nbd))
+		if (n->broken || n->renew_flushed || store_nbd_is_gone(n->nbd) ||
+		    is_cut_off(n, now))
 			disconnect(n, now);
 		else
 			let_go(n, now);
 	} else if (n->nbd && nbd_aio_is_ready(n->nbd)) {
 		n->connecting = false;
-		if (!as_before(n))
+		if (as_before(n))
+			store_nbd_watch_peer(n->nbd, n->silence_ms);
+		else
 			disconnect(n, now);
 	} else if (n->nbd && (now >= n->connect_by_ns || store_nbd_is_gone(n->nbd))) {
 		disconnect(n, now);
@@ -158,6 +180,8 @@ uint64_t store_nbd_link_due_ns(const struct nbd_store *n)
 	bool ready = n->nbd && !n->connecting;
 	uint64_t due = n->connecting || (!n->nbd && n->waiting) ? n->connect_by_ns : UINT64_MAX;
 
+	if (n->used && n->look_ns < due)
+		due = n->look_ns;
 	for (uint64_t left = n->used; left; left &= left - 1) {
 		const struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
 

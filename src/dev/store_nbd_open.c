@@ -3,9 +3,12 @@
 #include "dev/store_nbd.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,6 +20,13 @@
 
 #define OPEN_S 10u			/* for the server to say what it is */
 #define RECONNECT_MS 5000u
+/*
+ * How long a network may be silent: some times what requests wait for, since to end
+ * the connection to a server that is still there can cost what it has not made stable.
+ */
+#define SILENCE_RECONNECTS 6u
+#define SILENCE_MS_MIN 3000u
+#define SILENCE_MS_MAX 300000u
 #define NS_PER_MS ((uint64_t)1000000)
 #define RANGE_MAX ((uint64_t)1 << 30)	/* of trim and zero */
 
@@ -87,6 +97,42 @@ void store_nbd_deliver(struct nbd_handle *nbd, const struct pollfd *fd)
 		nbd_aio_notify_read(nbd);
 	else if (fd->events & POLLOUT && fd->revents)
 		nbd_aio_notify_write(nbd);
+}
+
+void store_nbd_watch_peer(struct nbd_handle *nbd, uint64_t silence_ms)
+{
+	int fd = nbd_aio_get_fd(nbd), on = 1, probes = 3;
+	int idle_s = (int)(silence_ms / 2000), each_s = (int)(silence_ms / 6000);
+
+	if (!each_s)
+		each_s = 1;
+	/* What has no such options is no network, and says itself when its peer is gone. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &each_s, sizeof(each_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+}
+
+/*
+ * The kernel probes what is idle only. Not by TCP_USER_TIMEOUT, which ends the
+ * connection to a peer too that is there and has no room for long.
+ */
+bool store_nbd_is_silent(struct nbd_handle *nbd, uint64_t silence_ms)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(nbd_aio_get_fd(nbd), IPPROTO_TCP, TCP_INFO, &info, &len))
+		return false;
+	return (info.tcpi_retransmits || info.tcpi_probes) &&
+	       info.tcpi_last_ack_recv >= silence_ms;
+}
+
+void store_nbd_forget_unsent(struct nbd_handle *nbd)
+{
+	struct linger at_once = { .l_onoff = 1 };
+
+	setsockopt(nbd_aio_get_fd(nbd), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 }
 
 /* Waits, but not for ever: a server may take connections and say nothing. */
@@ -209,7 +255,8 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 	info->zero_unmaps = n->can.zero;
 	n->payload_max = n->can.payload_max - n->can.payload_max % info->block;
 	if (!n->payload_max)
-		return error_set(err, -EINVAL, "%s has blocks of %u bytes, more than the %u that are moved at once",
+		return error_set(err, -EINVAL,
+				 "%s has blocks of %u bytes, more than the %u that are moved at once",
 				 n->uri, info->block, n->can.payload_max);
 	return 0;
 }
@@ -233,6 +280,7 @@ static int open_nbd(struct nbd_store *n, const char *uri, bool read_only,
 		rc = measure(n, read_only, err);
 	if (rc)
 		return rc;
+	store_nbd_watch_peer(n->nbd, n->silence_ms);
 	n->wake_fd = virtq_notify_open();
 	rc = n->wake_fd < 0 ? n->wake_fd :
 				thread_start(&n->thread, store_nbd_thread, n);
@@ -253,6 +301,11 @@ int store_nbd_open(struct virtq_store **out, const char *uri,
 	n->arrived_end = &n->arrived;
 	n->reconnect_ns = (options->reconnect_ms ? options->reconnect_ms : RECONNECT_MS) *
 			  NS_PER_MS;
+	n->silence_ms = n->reconnect_ns / NS_PER_MS * SILENCE_RECONNECTS;
+	if (n->silence_ms < SILENCE_MS_MIN)
+		n->silence_ms = SILENCE_MS_MIN;
+	if (n->silence_ms > SILENCE_MS_MAX)
+		n->silence_ms = SILENCE_MS_MAX;
 	pthread_mutex_init(&n->lock, NULL);
 	rc = open_nbd(n, uri, options->read_only, err);
 	if (rc) {

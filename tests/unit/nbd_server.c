@@ -2,6 +2,7 @@
 /* nbdkit on a socket, see nbd_server.h. */
 #include "nbd_server.h"
 
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -15,20 +16,28 @@ static unsigned int servers;
 static bool answers(const struct server *s)
 {
 	struct sockaddr_un at = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in port = { .sin_family = AF_INET };
+	int fd = socket(*s->port ? AF_INET : AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	bool yes;
 
 	snprintf(at.sun_path, sizeof(at.sun_path), "%s", s->socket);
-	yes = connect(fd, (struct sockaddr *)&at, sizeof(at)) == 0;
+	port.sin_port = htons((uint16_t)atoi(s->port));
+	port.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	yes = (*s->port ? connect(fd, (struct sockaddr *)&port, sizeof(port)) :
+			  connect(fd, (struct sockaddr *)&at, sizeof(at))) == 0;
 	close(fd);
 	return yes;
 }
 
 void server_run(struct server *s, const char *const *args)
 {
-	const char *argv[24] = { "nbdkit", "--foreground", "--exit-with-parent", "-U", s->socket };
-	unsigned int n = 5;
+	const char *argv[24] = { "nbdkit", "--foreground", "--exit-with-parent" };
+	unsigned int n = 3;
 
+	if (*s->port)
+		argv[n++] = "--ipaddr=127.0.0.1";
+	argv[n++] = *s->port ? "--port" : "--unix";
+	argv[n++] = *s->port ? s->port : s->socket;
 	while (*args)
 		argv[n++] = *args++;
 	unlink(s->socket);
@@ -43,8 +52,17 @@ void server_run(struct server *s, const char *const *args)
 	assert_true(answers(s));
 }
 
+void server_start_tcp(struct server *s, const char *port, const char *const *args)
+{
+	*s = (struct server){ .pid = 0 };
+	snprintf(s->port, sizeof(s->port), "%s", port);
+	snprintf(s->uri, sizeof(s->uri), "nbd://127.0.0.1:%s/", port);
+	server_run(s, args);
+}
+
 void server_start(struct server *s, const char *const *args)
 {
+	*s->port = 0;
 	snprintf(s->socket, sizeof(s->socket), "./nbd-%d-%u", (int)getpid(), servers++);
 	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=%s", s->socket);
 	server_run(s, args);

@@ -12,11 +12,14 @@
 
 struct server {
 	pid_t pid;
+	char port[8];		/* "": a socket in the file system */
 	char socket[64], uri[128];
 };
 
 /* nbdkit with @args, a list that ends with NULL, on a socket of its own; again on the old one. */
 void server_start(struct server *s, const char *const *args);
+/* The same on a port of 127.0.0.1. */
+void server_start_tcp(struct server *s, const char *port, const char *const *args);
 void server_run(struct server *s, const char *const *args);
 void server_kill(struct server *s, int signal);
 /* Says so: there is no libnbd, or no nbdkit. */

@@ -2,7 +2,11 @@
 /* A network block device whose server goes, comes back, is slow, or says nothing. */
 #include "nbd_server.h"
 
+#include <net/if.h>
+#include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -372,6 +376,93 @@ static void a_server_may_hang(void **state)
 	server_kill(&s, SIGKILL);
 }
 
+/* ---- A network of one's own ------------------------------------------------------- */
+
+/* Take its only link up or down. */
+static void link_set(bool up)
+{
+	struct ifreq lo = { .ifr_name = "lo" };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	lo.ifr_flags = up ? IFF_UP | IFF_RUNNING : 0;
+	assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &lo), 0);
+	close(fd);
+}
+
+/* Does the kernel still try to send what a closed connection has left? */
+static bool sends_what_is_left(void)
+{
+	FILE *f = fopen("/proc/thread-self/net/tcp", "r");
+	unsigned int state, port;
+	bool found = false;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%*s %*x:%*x %*x:%x %x", &port, &state) == 2)
+			found |= port == 10809 && state == TCP_FIN_WAIT1;
+	fclose(f);
+	return found;
+}
+
+/*
+ * A server that is cut off without a word is given up: whether it has acknowledged
+ * what it has to do, or what is sent does not reach it. One that is there, and has no
+ * room for what it is sent, is waited for.
+ */
+static void a_server_that_is_cut_off_is_noticed(void **state)
+{
+	static const char *const slow[] = {
+		"--filter=delay", "memory", "size=32M", "rdelay=30", NULL,
+	};
+	struct work read = { .kind = VIRTQ_STORE_READ, .bytes = 4096 };
+	struct work write = { .kind = VIRTQ_STORE_WRITE, .bytes = 4096 };
+	unsigned int tags[40];
+	struct depot dp;
+	struct server s;
+	uint64_t start;
+
+	if (unshare(CLONE_NEWNET) < 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) < 0) {
+		print_message("skipped: no network of its own can be had\n");
+		skip();
+	}
+	link_set(true);
+	server_start_tcp(&s, "10809", slow);
+	depot_open(&dp, *state,
+		   store_make(s.uri, &(struct virtq_store_options){ .reconnect_ms = 500 }), 300);
+	for (unsigned int i = 0; i < 2; i++) {
+		if (!i)
+			tags[0] = depot_send(&dp, &read);
+		assert_false(depot_reap(&dp, 300));
+		link_set(false);
+		if (i)
+			tags[0] = depot_send(&dp, &write);
+		start = now_ms();
+		assert_int_equal(depot_wait(&dp, tags[0]), -EIO);
+		assert_in_range(now_ms() - start, 2000, 9000);
+		assert_false(sends_what_is_left());
+		link_set(true);
+		usleep(1200000);
+		write.flags = VIRTQ_STORE_STABLE;
+		assert_int_equal(depot_do(&dp, &write), 0);
+	}
+
+	assert_int_equal(kill(s.pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(s.pid, NULL, WUNTRACED), s.pid);
+	write.bytes = 512 * 1024;
+	for (unsigned int i = 0; i < 40; i++) {
+		write.offset = i * write.bytes;
+		tags[i] = depot_send(&dp, &write);
+	}
+	assert_false(depot_reap(&dp, 8000));
+	assert_int_equal(kill(s.pid, SIGCONT), 0);
+	for (unsigned int i = 0; i < 40; i++)
+		assert_int_equal(depot_wait(&dp, tags[i]), 0);
+	depot_close(&dp);
+	server_kill(&s, SIGKILL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -384,6 +475,8 @@ int main(void)
 		ON(sync_packed_event, a_new_size_waits_for_what_was_given_up),
 		cmocka_unit_test(a_mute_server_is_given_up),
 		ON_ENGINES(a_server_may_hang),
+		/* The last: it leaves the network. */
+		ON(sync_packed_event, a_server_that_is_cut_off_is_noticed),
 	};
 
 	return nbdkit_is_missing() ? 77 :
