@@ -191,7 +191,6 @@ bool life_end(struct virtq_engine *e, struct virtq_engine_queue *q)
 	switch (msg->kind) {
 	case MSG_PAUSE:
 		q->phase = QUEUE_PAUSED;
-		queue_listen(q);
 		msg->position = virtq_device_position(q->ring);
 		break;
 	case MSG_LEAVE:

@@ -33,7 +33,7 @@ struct vuser_waiting {
 void vuser_waiting_fini(struct vuser_waiting *w);
 
 /*
- * In how many milliseconds one more can be taken in: 0 for now; -1 for not before
+ * In how many milliseconds one more can be taken in: 0: at once; -1: not before
  * one of those here was served, went, or was found out to be mute for too long.
  */
 int vuser_waiting_room_ms(const struct vuser_waiting *w);

@@ -284,19 +284,9 @@ static enum virtq_verdict pause_start(struct virtq_model *model, struct virtq_re
 	return VIRTQ_SUBMIT;
 }
 
-static enum virtq_verdict pause_finish(struct virtq_model *model, struct virtq_req *req,
-				       struct virtq_op *op, int64_t result)
-{
-	(void)model;
-	(void)req;
-	(void)op;
-	(void)result;
-	return VIRTQ_DONE;
-}
-
 static const struct virtq_model_ops pause_ops = {
 	.name = "pause", .req_bytes = sizeof(struct virtq_req),
-	.start = pause_start, .finish = pause_finish,
+	.start = pause_start, .finish = done_finish,
 };
 
 static void keep_full(struct pair *p)

@@ -386,19 +386,9 @@ static enum virtq_verdict slow_start(struct virtq_model *model, struct virtq_req
 	return VIRTQ_HOLD;
 }
 
-static enum virtq_verdict slow_finish(struct virtq_model *model, struct virtq_req *req,
-				      struct virtq_op *op, int64_t result)
-{
-	(void)model;
-	(void)req;
-	(void)op;
-	(void)result;
-	return VIRTQ_DONE;
-}
-
 static const struct virtq_model_ops slow_ops = {
 	.name = "slow", .req_bytes = sizeof(struct virtq_req), .start = slow_start,
-	.finish = slow_finish,
+	.finish = done_finish,
 };
 
 /* A call that was put off does not come to a driver that has reset the queue meanwhile. */

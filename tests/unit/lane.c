@@ -251,6 +251,16 @@ static enum virtq_verdict quick_start(struct virtq_model *model, struct virtq_re
 	return VIRTQ_DONE;
 }
 
+enum virtq_verdict done_finish(struct virtq_model *model, struct virtq_req *req,
+			       struct virtq_op *op, int64_t result)
+{
+	(void)model;
+	(void)req;
+	(void)op;
+	(void)result;
+	return VIRTQ_DONE;
+}
+
 const struct virtq_model_ops quick_ops = {
 	.name = "quick", .req_bytes = sizeof(struct virtq_req), .start = quick_start,
 };

@@ -80,6 +80,9 @@ void lane_run(struct lane *l, unsigned int depth, uint64_t count);
 
 /* Answers each request at once, with one byte, 'x'. */
 extern const struct virtq_model_ops quick_ops;
+/* For models of whose requests the first operation is the last. */
+enum virtq_verdict done_finish(struct virtq_model *model, struct virtq_req *req,
+			       struct virtq_op *op, int64_t result);
 
 /* ---- Engines --------------------------------------------------------------- */
 
