@@ -7,6 +7,8 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <virtq/iotlb.h>
@@ -136,7 +138,30 @@ static void a_kick_that_is_never_drained_does_not_spin(void **state)
 	lane_end(&l, engine, &disk);
 }
 
-/* The same of a queue that nobody looks at: paused, or not enabled yet. */
+/* Readable again as soon as it was read: it is left alone for a millisecond in between. */
+static void a_kick_that_renews_itself_does_not_spin(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	const struct itimerspec always = { { 0, 1 }, { 0, 1 } };
+	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+	struct virtq_engine_stats stats;
+	struct disk disk;
+	uint64_t begin;
+	struct lane l;
+
+	assert_true(timer >= 0);
+	begin = engine_now_ns();
+	assert_int_equal(timerfd_settime(timer, 0, &always, NULL), 0);
+	lane_by(&l, engine, &disk, *state, timer);
+	usleep(300000);
+	virtq_engine_queue_stats(l.queue, &stats);
+	assert_in_range(stats.kicks, 1, 100 + 2 * (engine_now_ns() - begin) / 1000000);
+	assert_int_equal(virtq_engine_pause(&l.queue, 1, NULL), 0);
+	virtq_engine_resume(l.queue);
+	lane_end(&l, engine, &disk);
+}
+
+/* Nor of a queue that nobody looks at: paused, or not enabled yet. */
 static void kicks_for_nobody_do_not_spin(void **state)
 {
 	struct virtq_engine *engine = engine_by(*state);
@@ -239,6 +264,7 @@ int main(void)
 		ON_WAYS(every_kick_is_heard),
 		ON_WAYS(a_storm_of_kicks_passes),
 		ON_WAYS(a_kick_that_is_never_drained_does_not_spin),
+		ON_WAYS(a_kick_that_renews_itself_does_not_spin),
 		ON_WAYS(kicks_for_nobody_do_not_spin),
 		ON(multishot, who_takes_nothing_has_no_share),
 		ON(epoll, who_takes_nothing_has_no_share),
