@@ -9,7 +9,9 @@ drifts on the machine hits all alike; medians over the rounds, and ratios as
 medians of the ratios within a round.
 
 Parts:
-  target    4 KiB random reads from a file on a tmpfs with O_DIRECT, client polls
+  target    4 KiB random reads from a file on a tmpfs with O_DIRECT, client polls;
+            virtq as it comes, which reads such a file in place, and virtq-uring,
+            which leaves it to io_uring as the peers do (--no-in-place)
   polling   the same with a server that never sleeps: nobody has to kick it
   null      as target, without a file: null:SIZE beside null-co
   notified  as target, but the client sleeps until it is called
@@ -243,17 +245,18 @@ class Report:
         def judge(what, value, limit, least=True, digits=2):
             if value is not None:
                 met = value >= limit if least else value <= limit
-                lines.append(f"{what:58}{show(value, digits):>8}  {'>=' if least else '<='} "
+                lines.append(f"{what:70}{show(value, digits):>8}  {'>=' if least else '<='} "
                              f"{limit:g}  {'met' if met else 'MISSED'}")
 
         for depth, to_fio, to_qsd in ((1, 0.5, 1.5), (32, 0.85, 1.2)):
             r = self.find("target", depth)
-            judge(f"depth {depth}: IOPS beside fio on the bare file",
-                  ratio(r.get("virtq"), r.get("fio-bare")), to_fio)
-            judge(f"depth {depth}: IOPS beside qemu-storage-daemon",
-                  ratio(r.get("virtq"), r.get("qsd")), to_qsd)
-            judge(f"depth {depth}: processor time beside qemu-storage-daemon",
-                  ratio(r.get("virtq"), r.get("qsd"), "server_cpu_us"), 0.6, False)
+            for name, how in (("virtq", ""), ("virtq-uring", ", through io_uring")):
+                judge(f"depth {depth}{how}: IOPS beside fio on the bare file",
+                      ratio(r.get(name), r.get("fio-bare")), to_fio)
+                judge(f"depth {depth}{how}: IOPS beside qemu-storage-daemon",
+                      ratio(r.get(name), r.get("qsd")), to_qsd)
+                judge(f"depth {depth}{how}: processor time beside qemu-storage-daemon",
+                      ratio(r.get(name), r.get("qsd"), "server_cpu_us"), 0.6, False)
             r = self.find("polling", depth)
             judge(f"depth {depth}: kicks a request while the device polls",
                   median(r.get("virtq", []), "kicks_per_request"), 0.0001, False, 5)
@@ -332,6 +335,9 @@ def open_subjects(args, part, directory, image, opened):
         return subjects
     if part in ("target", "null") and not args.variant:
         subjects.append(Layout(subjects[0]))
+        if part == "target":
+            subjects.append(server("virtq-uring", virtq(args, where, options + ["--no-in-place"]),
+                                   file))
     for variant in args.variant if part not in ("matrix", "idle") else []:
         name, _, words = variant.partition("=")
         subjects.append(server(name, virtq(args, where, options + words.split()), file))

@@ -105,6 +105,7 @@ static int disk_make_model(struct serve_disk *disk, struct virtq_error *err)
 	const struct virtq_store_options store = {
 		.read_only = s->read_only,
 		.direct = s->direct,
+		.no_in_place = s->no_in_place,
 		.reconnect_ms = s->reconnect_ms,
 	};
 	struct virtq_blk_options blk = {

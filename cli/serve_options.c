@@ -23,6 +23,8 @@ const char serve_options_help[] =
 	"  --blk-file FILE      the same as --image\n"
 	"  --read-only          refuse writes\n"
 	"  --direct             bypass the page cache\n"
+	"  --no-in-place        of a file on a tmpfs: let the kernel move what the thread\n"
+	"                       of the queue would copy itself\n"
 	"  --write-through      begin without a write cache\n"
 	"  --queues N           request queues, 1 to 256 [1]\n"
 	"  --queue-size N       most entries in a queue, 2 to 32768 [1024]\n"
@@ -96,6 +98,7 @@ static const struct option serve_longs[] = {
 	{ "coalesce", required_argument, NULL, OPT_SETTING + 11 },
 	{ "size-max", required_argument, NULL, OPT_SETTING + 12 },
 	{ "reconnect", required_argument, NULL, OPT_SETTING + 13 },
+	{ "no-in-place", no_argument, NULL, OPT_SETTING + 14 },
 	{ "disk", required_argument, NULL, OPT_DISK },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "engine", required_argument, NULL, OPT_ENGINE },
@@ -120,6 +123,7 @@ static const struct {
 	{ "layout", "--layout" }, { "write-through", "--write-through" },
 	{ "inject", "--inject" }, { "coalesce", "--coalesce" },
 	{ "size-max", "--size-max" }, { "reconnect", "--reconnect" },
+	{ "no-in-place", "--no-in-place" },
 };
 
 static bool serve_option_spin(struct virtq_engine_config *engine, const char *text)

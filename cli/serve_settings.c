@@ -22,8 +22,8 @@
 
 enum settings_key {
 	KEY_SOCKET, KEY_FD, KEY_IMAGE, KEY_INJECT, KEY_SERIAL, KEY_READ_ONLY, KEY_DIRECT,
-	KEY_WRITE_THROUGH, KEY_QUEUES, KEY_QUEUE_SIZE, KEY_LAYOUT, KEY_COALESCE,
-	KEY_SIZE_MAX, KEY_RECONNECT,
+	KEY_NO_IN_PLACE, KEY_WRITE_THROUGH, KEY_QUEUES, KEY_QUEUE_SIZE, KEY_LAYOUT,
+	KEY_COALESCE, KEY_SIZE_MAX, KEY_RECONNECT,
 };
 
 /* Two names may be one key. */
@@ -42,6 +42,7 @@ static const struct settings_name {
 	{ "read-only", KEY_READ_ONLY, true, false, false },
 	{ "ro", KEY_READ_ONLY, true, false, false },
 	{ "direct", KEY_DIRECT, true, false, false },
+	{ "no-in-place", KEY_NO_IN_PLACE, true, false, false },
 	{ "write-through", KEY_WRITE_THROUGH, true, false, false },
 	{ "queues", KEY_QUEUES, false, false, false },
 	{ "queue-size", KEY_QUEUE_SIZE, false, false, false },
@@ -165,6 +166,8 @@ static bool settings_apply(struct serve_settings *s, const char *label, enum set
 		return settings_switch(label, value, &s->read_only);
 	case KEY_DIRECT:
 		return settings_switch(label, value, &s->direct);
+	case KEY_NO_IN_PLACE:
+		return settings_switch(label, value, &s->no_in_place);
 	case KEY_WRITE_THROUGH:
 		return settings_switch(label, value, &s->write_through);
 	case KEY_QUEUES:

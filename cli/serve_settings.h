@@ -23,6 +23,7 @@ struct serve_settings {
 	const char *serial;		/* or NULL */
 	bool read_only;
 	bool direct;
+	bool no_in_place;
 	bool write_through;
 	unsigned int queues;
 	unsigned int queue_size;

@@ -138,10 +138,14 @@ struct virtq_store {
  * @direct:    files: bypass the page cache (O_DIRECT) wherever a request allows it
  * @reconnect_ms: NBD: how long requests wait for a server that went away to come
  *             back, before they fail; 0: 5000
+ * @no_in_place: files on a tmpfs: hand all requests to the kernel. Otherwise the
+ *             engine's thread copies the shorter ones, of up to 64 KiB, itself,
+ *             and waits where the kernel has swapped such memory out
  */
 struct virtq_store_options {
 	bool read_only;
 	bool direct;
+	bool no_in_place;
 	uint32_t reconnect_ms;
 };
 

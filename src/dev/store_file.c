@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -149,6 +151,13 @@ static int measure_device(struct file_store *f, dev_t device)
 		info->erase_align = queue_limit(device, "discard_granularity");
 	}
 	return 0;
+}
+
+static bool is_memory(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
 }
 
 static void measure_regular(struct file_store *f, const struct stat *st)
@@ -358,6 +367,7 @@ static int open_file(struct file_store *f, const char *path,
 		rc = lock_file(f, path, options->read_only, err);
 	if (!rc && options->direct)
 		rc = open_direct(f, path, options->read_only, err);
+	f->in_place = !options->no_in_place && !f->is_device && is_memory(f->fd);
 	return rc;
 }
 

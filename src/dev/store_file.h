@@ -14,6 +14,9 @@
 #define BOUNCE_BYTES (128u * 1024u)
 #define BOUNCE_COUNT 32u
 
+/* The longest request that a file in memory has moved in place: a copy of some microseconds. */
+#define IN_PLACE_MAX ((uint64_t)64 << 10)
+
 /*
  * Who wants the file stable while a sync is under way; see store_file_sync.c.
  * Owner of all of it: whoever has the lock; @failed through shm_flag_*(), as it is
@@ -45,6 +48,7 @@ struct eraser {
 struct file_store {
 	struct virtq_store store;
 	bool is_device;				/* constant */
+	bool in_place;				/* constant: it is memory, see moved_in_place() */
 	int fd;					/* through the page cache; holds the lock */
 	int direct_fd;				/* past it, or -1 */
 	/* What O_DIRECT wants: powers of two; constant. */

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/falloc.h>
+#include <sys/uio.h>
 
 #include "base/check.h"
 #include "base/shm.h"
@@ -175,6 +176,34 @@ static enum virtq_verdict bounced(struct file_store *f, struct virtq_store_io *i
 	return performed(f, io, op);
 }
 
+/*
+ * A file on a tmpfs is memory: to copy is all there is to do, and nothing is waited
+ * for but a page that was swapped out, as anywhere in memory. The kernel does what
+ * io_uring asks of other files at once where it can, but not of this one: it hands
+ * each request to a worker thread, and the way there and back takes four times as
+ * long as the copy. Long ones go there all the same, not to keep others waiting.
+ * So does whatever fails or is short here: the engine continues it, or says why.
+ */
+static bool moved_in_place(const struct file_store *f, struct virtq_store_io *io)
+{
+	bool reads = io->kind == VIRTQ_STORE_READ;
+	const struct virtq_cursor *data = reads ? &io->req->wr : &io->req->rd;
+	/* Same layout, asserted in uring_ops.c. */
+	const struct iovec *iov = (const struct iovec *)(const void *)data->spans;
+	int count = (int)data->count;
+	ssize_t moved;
+
+	if (LIKELY(!f->in_place) || io->bytes > IN_PLACE_MAX)
+		return false;
+	moved = reads ? preadv(f->fd, iov, count, (off_t)io->offset) :
+			pwritev(f->fd, iov, count, (off_t)io->offset);
+	if (UNLIKELY(moved < 0 || (uint64_t)moved != io->bytes))
+		return false;
+	if (reads)
+		virtq_req_wrote(io->req, io->bytes);
+	return true;
+}
+
 static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io *io,
 				     struct virtq_op *op)
 {
@@ -185,6 +214,8 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 	/* Would fail after it: what is there is not to be made worse. */
 	if (UNLIKELY(io->flags & VIRTQ_STORE_STABLE) && !reads && shm_flag_read(&f->gate.failed))
 		return ended(io, -EIO);
+	if (moved_in_place(f, io))
+		return performed(f, io, op);
 	if (range_goes_direct(f, io)) {
 		if (LIKELY(spans_aligned(reads ? &io->req->wr : &io->req->rd,
 					 f->direct_mem_align, f->direct_offset_align))) {

@@ -25,6 +25,7 @@ struct depot {
 	int kick, call;
 	/* By tag; the engine's thread writes before the request comes back. */
 	int result[DEPOT_TAGS];
+	uint32_t at_once;		/* so many ended as they began; written likewise */
 	uint32_t used[DEPOT_TAGS];	/* the driver's: the used length */
 	uint64_t busy;			/* the driver's: a bit for each tag */
 };
@@ -38,7 +39,7 @@ struct work {
 	size_t piece;		/* cut into elements of so many bytes; 0: one */
 };
 
-/* A store by its name, or the test fails. */
+/* A store by its name, or the test fails. Without @options no file is memory. */
 struct virtq_store *store_make(const char *image, const struct virtq_store_options *options);
 struct virtq_store *store_make_failing(struct virtq_store *inner, const char *rules);
 void assert_store_refused(const char *image, const struct virtq_store_options *options,

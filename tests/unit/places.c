@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const struct virtq_store_options direct = { .direct = true };
+const struct virtq_store_options direct = { .direct = true, .no_in_place = true };
 
 char *sparse_make(const char *folder, uint64_t bytes)
 {

@@ -228,7 +228,7 @@ static enum way goes(struct virtq_store *store, enum virtq_store_kind kind, uint
 /* A store that bypasses the page cache, or the test is skipped. */
 static struct virtq_store *store_make_direct(const char *path)
 {
-	static const struct virtq_store_options options = { .direct = true };
+	static const struct virtq_store_options options = { .direct = true, .no_in_place = true };
 	struct virtq_error err = { 0 };
 	struct virtq_store *store;
 	int rc = virtq_store_open(&store, path, &options, &err);
