@@ -208,7 +208,8 @@ def test_idle_server_takes_no_time():
 def test_counters_can_be_read_while_requests_hang():
     make_image("i", MIB)
     with Server("i", "--inject", "op=read,hang,after=2") as server:
-        copy = subprocess.Popen([VIRTQ, "copy", "--timeout", "0", server.url, "o"])
+        copy = subprocess.Popen([VIRTQ, "copy", "--timeout", "0", server.url, "o"],
+                                stdout=subprocess.DEVNULL)
         wait_until("requests", lambda: total(stats(server.socket), "requests") == 2)
         copy.kill()
         copy.wait()
