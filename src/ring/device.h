@@ -14,6 +14,9 @@
 #define OLD_MAPS 3u
 #define NO_BLOCK UINT16_MAX
 
+/* A slot: the spans of short chains, and behind them the caller's request struct. */
+#define INLINE_BYTES (VIRTQ_REQ_INLINE_SEGS * sizeof(struct virtq_span))
+
 /* A map that is no longer current, held for requests that were popped under it. */
 struct old_map {
 	struct virtq_map *map;		/* NULL: none */
@@ -68,6 +71,18 @@ int device_check(const struct virtq_device_config *config, struct virtq_error *e
 /* Note what the driver did; the queue is broken from now on. Returns -EBADMSG. */
 int device_break(struct virtq_device *q, enum virtq_fault_code code, uint32_t index,
 		 uint64_t value);
+
+/*
+ * A request comes back whose spans were in a block, or whose map is no longer
+ * current: give these up. Its sequence passes for a recent one then.
+ */
+void device_end_long_loan(struct virtq_device *q, struct virtq_req *req);
+
+/* Or does it own nothing but its slot? */
+ALWAYS_INLINE bool loan_is_plain(const struct virtq_req *req, uint64_t map_since)
+{
+	return LIKELY(req->block == NO_BLOCK && req->sequence > map_since);
+}
 
 /* What requests popped now come from. */
 const struct virtq_map *device_map(const struct virtq_device *q);

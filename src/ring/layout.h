@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The layouts a ring can have. The exported functions in driver.c and device.c
- * switch on it once per call; everything below takes it as a constant.
+ * The layouts a ring can have. The exported functions of both ends switch on
+ * it once per call; everything below takes it as a constant.
  */
 #ifndef VIRTQ_RING_LAYOUT_H
 #define VIRTQ_RING_LAYOUT_H
