@@ -340,9 +340,9 @@ void queue_free(struct virtq_engine_queue *q);
 bool queue_serve(struct virtq_engine_queue *q);
 /* The loan of @req ends here; the driver sees it at the next publication. */
 void queue_give_back(struct virtq_engine_queue *q, struct virtq_req *req);
-/* Signal the driver, or do not owe it to it any more. */
+/* Signal the driver; or owe it nothing any more, for somebody else has @signalled, or nobody will. */
 void queue_call(struct virtq_engine_queue *q);
-void queue_forget_call(struct virtq_engine_queue *q);
+void queue_forget_call(struct virtq_engine_queue *q, bool signalled);
 /* Station 5: push, publish, call. */
 void queue_publish(struct virtq_engine_queue *q);
 /* The queues have changed, or which of them take requests: divide the credits anew. */

@@ -72,7 +72,7 @@ void engine_give_up(struct virtq_engine *e)
 		if (q->fds[VIRTQ_FD_CALL] < 0 || q->forget)
 			continue;
 		/* The last calls may not have got out; a call that was owed is what this one is. */
-		queue_forget_call(q);
+		queue_forget_call(q, true);
 		failed_io.signal(e, q, VIRTQ_FD_CALL);
 	}
 	if (e->config.failed)

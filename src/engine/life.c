@@ -148,7 +148,7 @@ static void begin_to_end(struct virtq_engine *e, struct engine_msg *msg)
 	case MSG_RESET:
 		queue_cancel(q);
 		/* Nobody waits for it. */
-		queue_forget_call(q);
+		queue_forget_call(q, false);
 		q->aux[AUX_CALL].again = false;
 		break;
 	default:
@@ -168,7 +168,7 @@ static void leave(struct virtq_engine *e, struct virtq_engine_queue *q)
 		if (q->fds[which] >= 0)
 			e->io->release(e, q, (enum virtq_engine_fd)which);
 	queue_take_timers(q);
-	queue_forget_call(q);	/* the other engine calls once */
+	queue_forget_call(q, true);	/* by the other engine, once */
 	timer_clear(&q->kick_timer);
 	/* The other engine looks at the ring at once, and at the kick fd anew. */
 	q->armed = q->disarmed = false;

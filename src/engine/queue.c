@@ -170,11 +170,14 @@ void queue_call(struct virtq_engine_queue *q)
 	q->stats_changed = true;
 }
 
-void queue_forget_call(struct virtq_engine_queue *q)
+void queue_forget_call(struct virtq_engine_queue *q, bool signalled)
 {
 	timer_clear(&q->call_timer);
 	/* Every batch is counted once, as called, coalesced or suppressed. */
-	q->stats.calls += q->owes_call;
+	if (q->owes_call && signalled)
+		q->stats.calls++;
+	else if (q->owes_call)
+		q->stats.suppressed++;
 	q->stats_changed = true;
 	q->owes_call = false;
 }
@@ -503,7 +506,7 @@ void queue_set_fd(struct virtq_engine_queue *q, enum virtq_engine_fd which, int 
 		q->fruitless = 0;
 	}
 	if (which == VIRTQ_FD_CALL)
-		queue_forget_call(q);	/* the new one is signalled below */
+		queue_forget_call(q, fd >= 0);	/* see below */
 	if (which == VIRTQ_FD_KICK) {
 		q->kicked = false;
 		q->kick_dead = !listens(q);

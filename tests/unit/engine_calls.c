@@ -133,16 +133,36 @@ static void what_is_owed_is_owed(void **state)
 	bay_close(&b);
 }
 
+/* As of now: a message is answered after what came before it was counted. */
+static struct virtq_engine_stats stats_now(struct bay *b)
+{
+	struct virtq_engine_stats stats;
+
+	virtq_engine_queue_enable(b->st.queue, true);
+	virtq_engine_queue_stats(b->st.queue, &stats);
+	return stats;
+}
+
+static void assert_stats(const struct virtq_engine_stats *stats, uint64_t batches, uint64_t calls)
+{
+	assert_int_equal(stats->batches, batches);
+	assert_int_equal(stats->calls, calls);
+	assert_int_equal(stats->calls + stats->suppressed + stats->coalesced, batches);
+}
+
 static void pause_move_and_remove_send_what_is_owed(void **state)
 {
 	const struct setting *s = *state;
 	struct virtq_engine *other = engine_of(s->kind, 0, 0);
+	struct virtq_engine_stats stats;
 	struct bay b;
 
 	bay_open(&b, s, 4, 8, SECOND_US);
 	end_some(&b, 1);
 	assert_int_equal(virtq_engine_move(b.st.queue, other), 0);
 	assert_true(called(&b, 500));
+	stats = stats_now(&b);
+	assert_stats(&stats, 1, 1);
 	end_some(&b, 1);
 	assert_false(called(&b, 50));	/* still so at the other engine */
 	assert_int_equal(virtq_engine_move(b.st.queue, b.engine), 0);
@@ -164,18 +184,45 @@ static void pause_move_and_remove_send_what_is_owed(void **state)
 	virtq_engine_destroy(other);
 }
 
-/* What is owed to a driver that resets its queue is not sent, now or later. */
+/* What is owed to a driver that resets its queue is not sent, now or later, nor counted as sent. */
 static void reset_owes_nothing(void **state)
 {
+	struct virtq_engine_stats stats;
 	struct bay b;
 
-	bay_open(&b, *state, 2, 8, 100000);
+	bay_open(&b, *state, 2, 8, SECOND_US / 2);
 	end_some(&b, 1);
 	virtq_notify_clear(b.st.call);
-	b.st.pair.device = virtq_engine_reset(b.st.queue);
+	b.st.pair.device = engine_remove_stats(b.st.queue, true, &stats);
 	b.st.queue = NULL;
-	assert_false(called(&b, 300));
+	assert_false(called(&b, 700));
+	assert_stats(&stats, 1, 0);
 	bay_close(&b);
+}
+
+/* Nor is what is owed when the call fd is taken away; to a new one it is. */
+static void another_call_fd_is_owed_the_call(void **state)
+{
+	struct virtq_engine_stats stats;
+	struct bay b;
+
+	for (unsigned int another = 0; another < 2; another++) {
+		bay_open(&b, *state, 3, 8, SECOND_US);
+		end_some(&b, 1);
+		virtq_notify_clear(b.st.call);
+		assert_int_equal(virtq_engine_queue_set_fd(b.st.queue, VIRTQ_FD_CALL,
+							   another ? dup_of(b.st.call) : -1), 0);
+		assert_int_equal(called(&b, 50), another);
+		stats = stats_now(&b);
+		assert_stats(&stats, 1, another);
+		/* With nothing owed it is signalled all the same, and that is no call. */
+		assert_int_equal(virtq_engine_queue_set_fd(b.st.queue, VIRTQ_FD_CALL,
+							   dup_of(b.st.call)), 0);
+		assert_true(called(&b, WAIT_MS));
+		stats = stats_now(&b);
+		assert_stats(&stats, 1, another);
+		bay_close(&b);
+	}
 }
 
 /* ---- Fds that do not take calls -------------------------------------------- */
@@ -309,6 +356,7 @@ int main(void)
 		ON_ENGINES(what_is_owed_is_owed),
 		ON_ENGINES(pause_move_and_remove_send_what_is_owed),
 		ON_ENGINES(reset_owes_nothing),
+		ON_ENGINES(another_call_fd_is_owed_the_call),
 		ON_ENGINES(calls_that_cannot_go_out_do_not_pile_up),
 		ON(uring_split, a_full_fd_is_called_when_there_is_room),
 		ON_ENGINES(a_blocking_fd_is_called),
