@@ -38,6 +38,7 @@ static void step_for(struct virtq_engine *engine, uint64_t ms)
 struct ender {
 	struct stand *st;
 	enum { BY_PAUSE, BY_REMOVE, BY_RESET, ENDS } how;
+	int paused;			/* what pause() said */
 	bool over;			/* atomic */
 	pthread_t thread;
 };
@@ -49,7 +50,7 @@ static void *ender_thread(void *arg)
 
 	switch (e->how) {
 	case BY_PAUSE:
-		virtq_engine_pause(&st->queue, 1, NULL);
+		e->paused = virtq_engine_pause(&st->queue, 1, NULL);
 		break;
 	case BY_REMOVE:
 		st->pair.device = virtq_engine_remove(st->queue);
@@ -106,6 +107,7 @@ struct keeper {
 	unsigned int holds, finished;
 	unsigned int cancelled;		/* the hold for which cancel() came last */
 	bool lets_go;
+	bool own_error;			/* it completes what is cancelled as what has failed */
 };
 
 static enum virtq_verdict keeper_keep(struct keeper *k, struct virtq_req *req, bool finished)
@@ -173,7 +175,7 @@ static void keeper_complete(struct keeper *k)
 	pthread_mutex_lock(&k->lock);
 	req = k->req;
 	k->req = NULL;
-	result = k->cancelled == k->holds ? -ECANCELED : -EAGAIN;
+	result = k->cancelled == k->holds && !k->own_error ? -ECANCELED : -EAGAIN;
 	pthread_mutex_unlock(&k->lock);
 	virtq_engine_complete(req, result);
 }
@@ -201,17 +203,19 @@ static unsigned int keeper_complete_all(struct keeper *k, struct ender *e)
 
 /*
  * Each hold is the model's until it completes it, also the last one, after which it is not
- * asked any more.
+ * asked any more. The request is cancelled then, whatever error the model knows better.
  */
 static void no_hold_is_dropped(void **state)
 {
 	const struct setting *s = *state;
 
-	for (unsigned int how = 0; how < ENDS; how++) {
+	for (unsigned int round = 0; round < 2 * ENDS; round++) {
+		unsigned int how = round % ENDS;
 		struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
 			.kind = s->kind, .drain_ms = DRAIN_MS });
 		struct keeper k = { .model = { .ops = &keeper_ops },
-				    .lock = PTHREAD_MUTEX_INITIALIZER };
+				    .lock = PTHREAD_MUTEX_INITIALIZER,
+				    .own_error = round >= ENDS };
 		struct virtq_engine_stats stats;
 		struct virtq_completion done;
 		struct stand st;
@@ -234,6 +238,7 @@ static void no_hold_is_dropped(void **state)
 		else
 			assert_int_equal(stand_back(&st), 0);
 		if (how == BY_PAUSE) {
+			assert_int_equal(e.paused, 1);
 			/* The next request, in the same slot, knows nothing of it. */
 			k.lets_go = true;
 			k.finished = 0;
