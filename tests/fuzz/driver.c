@@ -11,82 +11,11 @@
  */
 #include <errno.h>
 
-#include <virtq/driver.h>
 #include <virtq/dump.h>
-#include <virtq/spec/ring.h>
-#include <virtq/spec/virtio.h>
 
-#include "input.h"
+#include "driver.h"
 
-#define SEGS_MAX 12u
-#define BITS (1u << VIRTQ_DESC_F_AVAIL | 1u << VIRTQ_DESC_F_USED)
-
-enum state { FREE, ADDED, PUBLISHED, KEPT };
-
-/* A buffer; its address is its token. */
-struct buffer {
-	enum state state;
-	uint64_t writable_bytes;
-	uint32_t elements;
-	uint32_t entries;	/* ring entries it took, 0 if that is not known */
-	uint32_t written;	/* what the device said, once it is used */
-	uint32_t kept_id;	/* what get() called the entries that it keeps */
-	/* as the device found it */
-	uint16_t id;
-	uint16_t slots;
-};
-
-/* Buffers in some order. */
-struct list {
-	struct buffer **at;
-	uint32_t count;
-};
-
-struct run {
-	struct input in;
-	struct virtq_driver_config config;
-	struct virtq_ring_shape shape;
-	uint8_t *desc, *driver_area, *device_area, *tables;
-	struct virtq_driver *q;
-	void *state;		/* what it lies in, unless it is on the heap */
-	bool on_heap;
-	struct buffer *buffers;
-	uint32_t buffer_count;
-	struct list added;	/* not published */
-	struct list offered;	/* published, and not used by the device */
-	struct list used;	/* used, and not taken back */
-	struct list kept;	/* taken back, with their ring entries */
-	uint32_t in_flight;
-	bool packed, in_order, indirect, event_idx, keeps;
-	/* The device has done nothing yet that a device may not do. */
-	bool clean;
-	/* The device has seen what was published: its copies of ids are right. */
-	bool followed;
-	bool detached, live;
-	int dead;
-	struct virtq_fault fault;
-	/* Where the device stands. */
-	uint16_t avail_idx, used_idx;
-	uint32_t avail_slot, used_slot;
-	bool avail_wrap, used_wrap;
-};
-
-/* ---- Lists -------------------------------------------------------------- */
-
-static void list_put(struct run *r, struct list *l, struct buffer *b)
-{
-	FUZZ_CHECK(l->count < r->buffer_count);
-	l->at[l->count++] = b;
-}
-
-static struct buffer *list_take(struct list *l, uint32_t i)
-{
-	struct buffer *b = l->at[i];
-
-	l->count--;
-	memmove(l->at + i, l->at + i + 1, (l->count - i) * sizeof(struct buffer *));
-	return b;
-}
+/* ---- Buffers ------------------------------------------------------------ */
 
 static void list_drop(struct list *l, const struct buffer *b)
 {
@@ -104,138 +33,6 @@ static struct buffer *free_buffer(struct run *r)
 		if (r->buffers[i].state == FREE)
 			return &r->buffers[i];
 	return NULL;
-}
-
-/* ---- The device --------------------------------------------------------- */
-
-/* Note the id of the list that was published next, which a spoilt ring may say wrongly. */
-static void follow(struct run *r, struct buffer *b)
-{
-	uint32_t size = r->config.ring.size;
-
-	if (!r->packed) {
-		b->id = (uint16_t)get_le(r->driver_area + 4 + 2 * (r->avail_idx++ % size), 2);
-		if (r->followed)
-			FUZZ_CHECK(b->id < size);
-		return;
-	}
-	for (b->slots = 0; b->slots < size;) {
-		const uint8_t *d = r->desc + 16 * r->avail_slot;
-		uint16_t flags = (uint16_t)get_le(d + 14, 2);
-
-		if (r->followed)
-			FUZZ_CHECK((flags & BITS) == (1u << (r->avail_wrap ? VIRTQ_DESC_F_AVAIL :
-							      VIRTQ_DESC_F_USED)));
-		b->id = (uint16_t)get_le(d + 12, 2);
-		b->slots++;
-		if (++r->avail_slot == size) {
-			r->avail_slot = 0;
-			r->avail_wrap = !r->avail_wrap;
-		}
-		if (!(flags & VIRTQ_DESC_F_NEXT))
-			break;
-	}
-}
-
-/* Mark @slots used with one element; wrong in one field if the input wants it. */
-static void write_used(struct run *r, uint32_t id, uint32_t len, uint32_t count, uint32_t slots)
-{
-	uint32_t size = r->config.ring.size;
-	uint16_t step = (uint16_t)count;
-	uint16_t flags = (uint16_t)((r->used_wrap ? BITS : 0) | (len ? VIRTQ_DESC_F_WRITE : 0));
-
-	if (take_odd(&r->in)) {
-		r->clean = false;
-		/* The two may stand at different slots from now on. */
-		r->followed &= !r->packed;
-		switch (take_below(&r->in, 5)) {
-		case 0: id = (uint32_t)take_number(&r->in); break;
-		case 1: id += (uint32_t)(int32_t)(int8_t)take8(&r->in); break;
-		case 2: len = (uint32_t)take_number(&r->in); break;
-		case 3: step = (uint16_t)take_number(&r->in); break;
-		default: flags ^= take16(&r->in); break;
-		}
-	}
-	if (r->packed) {
-		uint8_t *d = r->desc + 16 * r->used_slot;
-
-		put_le(d + 8, len, 4);
-		put_le(d + 12, id, 2);
-		put_le(d + 14, flags, 2);
-		r->used_slot += slots;
-		if (r->used_slot >= size) {
-			r->used_slot -= size;
-			r->used_wrap = !r->used_wrap;
-		}
-		r->used_slot %= size;
-		return;
-	}
-	put_le(r->device_area + 4 + 8 * (r->used_idx % size), id, 4);
-	put_le(r->device_area + 4 + 8 * (r->used_idx % size) + 4, len, 4);
-	r->used_idx = (uint16_t)(r->used_idx + step);
-	put_le(r->device_area + 2, r->used_idx, 2);
-}
-
-/* Use one buffer, any of them; or, in order, the oldest ones at once. */
-static void do_use(struct run *r)
-{
-	uint32_t count = 1, which = 0, slots = 0, len = 0;
-	struct buffer *b = NULL;
-
-	if (!r->offered.count)
-		return;
-	if (r->in_order)
-		count += take_below(&r->in, r->offered.count);
-	else
-		which = take_below(&r->in, r->offered.count);
-	for (uint32_t i = 0; i < count; i++) {
-		b = list_take(&r->offered, which);
-		slots += b->slots;
-		b->written = b->writable_bytes > UINT32_MAX ? UINT32_MAX :
-							      (uint32_t)b->writable_bytes;
-		if (i + 1 == count)
-			b->written = len = b->written && take8(&r->in) & 1 ?
-					   take_below(&r->in, b->written) : b->written;
-		list_put(r, &r->used, b);
-	}
-	write_used(r, b->id, len, count, slots);
-}
-
-/* The device may write all of shared memory, and so it does. */
-static void do_scribble(struct run *r)
-{
-	uint8_t which = take8(&r->in);
-	uint8_t *area = which % 3 == 0 ? r->device_area : which % 3 == 1 ? r->desc :
-			r->driver_area;
-	size_t size = which % 3 == 0 ? r->shape.device_bytes : which % 3 == 1 ?
-		      r->shape.desc_bytes : r->shape.driver_bytes;
-	size_t at = take_below(&r->in, (uint32_t)size), bytes = 1 + take_below(&r->in, 16);
-
-	/*
-	 * A split ring's driver reads back nothing of what it wrote: it goes on
-	 * as if nothing had happened, and only the device may go astray.
-	 */
-	if (r->packed || area == r->device_area)
-		r->clean = false;
-	if (r->added.count || r->packed)
-		r->followed = r->clean = false;
-	while (bytes-- && at < size)
-		area[at++] = take8(&r->in);
-}
-
-/* What tells the driver when to kick; any value is legal. */
-static void do_event(struct run *r)
-{
-	if (r->packed) {
-		uint32_t slot = take_below(&r->in, r->config.ring.size + 1);
-
-		put_le(r->device_area, slot | (take8(&r->in) & 1u) << 15, 2);
-		put_le(r->device_area + 2, take_below(&r->in, 4), 2);
-	} else if (r->event_idx) {
-		put_le(r->device_area + 4 + 8 * (size_t)r->config.ring.size, take16(&r->in), 2);
-	} else {
-		put_le(r->device_area, take8(&r->in) & VIRTQ_USED_F_NO_NOTIFY, 2);
-	}
 }
 
 /* ---- The driver --------------------------------------------------------- */
@@ -533,18 +330,12 @@ static void do_arm(struct run *r)
 		FUZZ_CHECK(rc == (r->used.count > 0));
 }
 
-static void on_line(void *arg, const char *text)
-{
-	++*(unsigned int *)arg;
-	FUZZ_CHECK(strlen(text) <= VIRTQ_DUMP_COLUMNS && !strchr(text, '\n'));
-}
-
 static void do_ask(struct run *r)
 {
 	uint32_t position = virtq_driver_position(r->q), size = r->config.ring.size;
 	unsigned int lines = 0;
 
-	virtq_driver_dump(r->q, on_line, &lines);
+	virtq_driver_dump(r->q, count_line, &lines);
 	FUZZ_CHECK(lines > 1 && lines < 200);
 
 	FUZZ_CHECK((virtq_driver_kick_data(r->q, 7) & 0xffff) == 7);
@@ -556,45 +347,7 @@ static void do_ask(struct run *r)
 	}
 }
 
-/* ---- A queue's beginning and end ---------------------------------------- */
-
-static void open_queue(struct run *r, const uint32_t *position)
-{
-	uint32_t at = position ? *position : r->packed ? 0x80008000 : 0;
-
-	r->config.position = position;
-	if (r->on_heap) {
-		FUZZ_CHECK(!virtq_driver_create(&r->q, &r->config, NULL));
-	} else {
-		FUZZ_CHECK(!posix_memalign(&r->state, 64, virtq_driver_bytes(&r->config)));
-		FUZZ_CHECK(!virtq_driver_init(r->state, &r->q, &r->config, NULL));
-	}
-	FUZZ_CHECK(virtq_driver_ring(r->q)->desc == r->desc);
-	FUZZ_CHECK(virtq_driver_room(r->q) == r->config.ring.size);
-	r->keeps = virtq_driver_keeps(r->q);
-	FUZZ_CHECK(r->keeps == (r->config.keep && !r->in_order));
-	while (r->kept.count)
-		list_take(&r->kept, 0)->state = FREE;
-	FUZZ_CHECK(virtq_driver_position(r->q) == at);
-	r->clean = r->followed = true;
-	r->detached = r->live = false;
-	r->dead = 0;
-	r->fault = virtq_driver_fault(r->q);
-	r->avail_idx = r->used_idx = (uint16_t)at;
-	r->avail_slot = r->used_slot = at & 0x7fff;
-	r->avail_wrap = r->used_wrap = at >> 15 & 1;
-}
-
-static void close_queue(struct run *r)
-{
-	if (r->on_heap)
-		virtq_driver_destroy(r->q);
-	else
-		free(r->state);
-}
-
-/* Take back what is away. It may not be asked for while the device may have it. */
-static void do_detach(struct run *r)
+void do_detach(struct run *r)
 {
 	void *token;
 	int rc;
@@ -616,59 +369,7 @@ static void do_detach(struct run *r)
 		r->dead = -ESHUTDOWN;
 }
 
-/* Make the queue anew: where it stands if it is quiet, or from the beginning. */
-static void do_anew(struct run *r)
-{
-	uint32_t position;
-	bool quiet = !r->in_flight && !r->dead && r->clean;
-
-	if (r->in_flight)
-		do_detach(r);
-	if (r->in_flight)
-		return;
-	position = virtq_driver_position(r->q);
-	close_queue(r);
-	r->on_heap = take8(&r->in) & 1;
-	open_queue(r, quiet ? &position : NULL);
-}
-
-/*
- * A second queue over the same ring, with one thing wrong in its configuration,
- * or nearly. It goes on at a position, so that it leaves the ring as it is.
- */
-static void do_refuse(struct run *r)
-{
-	struct virtq_driver_config c = r->config;
-	uint64_t number = take_number(&r->in);
-	uint32_t position = r->packed ? 0x80008000 : 0;
-	struct virtq_ring_shape shape;
-	struct virtq_error err;
-	struct virtq_driver *q;
-	size_t bytes = 64;
-	void *state;
-	int rc;
-
-	c.position = &position;
-	switch (take_below(&r->in, 7)) {
-	case 0: c.ring.size = (uint32_t)number; break;
-	case 1: c.ring.features = virtq_features_without(c.ring.features, take8(&r->in)); break;
-	case 2: c.ring.desc = number ? (uint8_t *)c.ring.desc + number % 16 : NULL; break;
-	case 3: c.ring.device = number ? (uint8_t *)c.ring.device + number % 16 : NULL; break;
-	case 4: c.indirect_entries = (uint32_t)number; break;
-	case 5: c.indirect = (uint8_t *)c.ring.desc + number % 32; break;
-	default: position = take32(&r->in); break;
-	}
-	if (!virtq_ring_shape(c.ring.features, c.ring.size, &shape))
-		bytes = virtq_driver_bytes(&c);
-	FUZZ_CHECK(!posix_memalign(&state, 64, bytes));
-	rc = virtq_driver_init(state, &q, &c, &err);
-	if (!rc)
-		FUZZ_CHECK(!virtq_ring_shape(c.ring.features, c.ring.size, &shape) &&
-			   virtq_driver_room(q) == c.ring.size);
-	else
-		FUZZ_CHECK(rc == -EINVAL && err.code == rc && err.text[0]);
-	free(state);
-}
+/* ---- Turns -------------------------------------------------------------- */
 
 static void turn(struct run *r)
 {
@@ -689,121 +390,17 @@ static void turn(struct run *r)
 	}
 }
 
-/* A position, by layout: the same place for both sides. */
-static uint32_t take_position(struct run *r)
-{
-	uint16_t at = (uint16_t)take_number(&r->in);
-
-	if (!r->packed)
-		return at;
-	at = (uint16_t)((at & 0x7fff) % r->config.ring.size | (at & 0x8000));
-	return (uint32_t)at << 16 | at;
-}
-
-/* A quiet ring that stands there: the packed ring's slots from there on used in the lap before. */
-static void write_position(struct run *r, uint32_t position)
-{
-	uint16_t at = (uint16_t)position;
-
-	for (uint32_t slot = 0; r->packed && slot < r->config.ring.size; slot++)
-		if ((at >> 15) ^ (slot >= (at & 0x7fffu)))
-			put_le(r->desc + slot * 16 + 14, BITS, 2);
-	if (!r->packed)
-		put_le(r->device_area + 2, at, 2);
-}
-
-static uint8_t *area(size_t bytes)
-{
-	uint8_t *p = malloc(bytes);
-
-	FUZZ_CHECK(p);
-	memset(p, 0, bytes);
-	return p;
-}
-
-static void list_make(struct run *r, struct list *l)
-{
-	l->at = malloc(r->buffer_count * sizeof(struct buffer *));
-	FUZZ_CHECK(l->at);
-}
-
-static void begin(struct run *r)
-{
-	uint8_t how = take8(&r->in);
-	uint32_t code = take8(&r->in);
-	struct virtq_features f = virtq_features_with((struct virtq_features){ { 0, 0 } },
-						      VIRTIO_F_VERSION_1);
-	uint32_t size, position;
-
-	r->packed = how & 1;
-	r->in_order = how & 2;
-	r->event_idx = how & 4;
-	size = r->packed ? (1 + (code < 0xf0 ? code % 24 : take16(&r->in) % 400u)) :
-			   1u << (code < 0xf0 ? code % 6 : code % 10);
-	if (r->packed)
-		f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
-	if (r->in_order)
-		f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
-	if (r->event_idx)
-		f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
-	if (how & 8)
-		f = virtq_features_with(f, VIRTIO_F_INDIRECT_DESC);
-	if (how & 64)
-		f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
-	if (how & 32)
-		f = virtq_features_with(f, VIRTIO_F_NOTIFICATION_DATA);
-	FUZZ_CHECK(!virtq_ring_shape(f, size, &r->shape));
-	r->desc = area(r->shape.desc_bytes);
-	r->driver_area = area(r->shape.driver_bytes);
-	r->device_area = area(r->shape.device_bytes);
-	r->config = (struct virtq_driver_config){
-		.ring = { f, size, r->desc, r->driver_area, r->device_area },
-	};
-	if (how & 16) {
-		static const uint8_t entries[] = { 4, 1, 2, 12 };
-
-		r->config.indirect_entries = entries[code >> 6];
-		r->tables = area((size_t)size * r->config.indirect_entries * 16);
-		r->config.indirect = r->tables;
-		r->config.indirect_addr = 0x123450000;
-		r->config.indirect_from = take8(&r->in) & 3;
-	}
-	r->config.keep = how & 32;
-	r->config.segs_max = take_odd(&r->in) ? 1 + take_below(&r->in, 8) : 0;
-	r->indirect = (how & 24) == 24;
-	r->buffer_count = size + 3;
-	r->buffers = calloc(r->buffer_count, sizeof(*r->buffers));
-	FUZZ_CHECK(r->buffers);
-	list_make(r, &r->added);
-	list_make(r, &r->offered);
-	list_make(r, &r->used);
-	list_make(r, &r->kept);
-	position = how & 128 ? take_position(r) : 0;
-	if (how & 128)
-		write_position(r, position);
-	open_queue(r, how & 128 ? &position : NULL);
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct run r = { .in = { data, size } };
 
-	begin(&r);
+	run_begin(&r);
 	while (r.in.left) {
 		turn(&r);
 		check_always(&r);
 	}
 	do_detach(&r);
 	FUZZ_CHECK(!r.in_flight);
-	close_queue(&r);
-	free(r.desc);
-	free(r.driver_area);
-	free(r.device_area);
-	free(r.tables);
-	free(r.buffers);
-	free(r.added.at);
-	free(r.offered.at);
-	free(r.used.at);
-	free(r.kept.at);
+	run_end(&r);
 	return 0;
 }
