@@ -9,7 +9,7 @@
 
 #include "pool_rig.h"
 
-static const struct virtq_wait forever = { .timeout_ms = -1 }, briefly = { .timeout_ms = 20 };
+static const struct virtq_wait briefly = { .timeout_ms = 20 };
 
 /* ---- Publishing ------------------------------------------------------------------------ */
 

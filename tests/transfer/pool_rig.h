@@ -10,6 +10,8 @@
 #define ITEM 1024u		/* bytes; not in guard mode */
 #define BYTES_MAX 65536u
 
+static const struct virtq_wait forever = { .timeout_ms = -1 };
+
 struct rig {
 	struct layout layout;
 	struct virtq_pool *pool;

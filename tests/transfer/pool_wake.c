@@ -15,8 +15,6 @@
 #define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #define add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
 
-static const struct virtq_wait forever = { .timeout_ms = -1 };
-
 static unsigned int arms;		/* so often the ring was armed */
 static unsigned int always_ready;	/* that many times arming finds something */
 static struct rig *late_device;		/* just before that it uses a chain, and tells nobody */
