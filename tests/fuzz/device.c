@@ -12,109 +12,16 @@
 #include <errno.h>
 
 #include <virtq/dump.h>
-#include <virtq/spec/ring.h>
-#include <virtq/spec/virtio.h>
 
-#include "peer.h"
+#include "device.h"
+#include "ring.h"
 
 #define POP_MAX 64u
-
-/* A request popped and not yet with the driver again. */
-struct loan {
-	struct virtq_req *req;
-	struct memory *m;	/* that its spans lie in; NULL once pushed */
-	uint8_t *tail;		/* claimed */
-	uint64_t sequence;
-	uint64_t capacity;	/* writable bytes */
-	bool is_long;
-};
-
-/* A request pushed and not yet published. */
-struct back {
-	uint16_t id;
-	uint32_t len;
-	uint64_t capacity;
-};
-
-struct run {
-	struct input in;
-	struct peer peer;
-	struct memory *m;
-	struct virtq_device *q;
-	void *state;		/* what the queue lies in, or NULL if it is on the heap */
-	struct virtq_device_config config;
-	struct virtq_iotlb *tlb;	/* or NULL; knows regions by their own addresses */
-	uint32_t bytes;		/* of a data region */
-	bool in_order, reach_ring;
-	/* In the order of pops; in order (IN_ORDER), pushed ones wait here for their turn. */
-	struct loan *loans;
-	uint32_t loan_count;
-	bool *lent;		/* by slot */
-	uint64_t sequence;
-	struct back *backs;
-	uint32_t back_count;
-	struct virtq_fault fault;
-	/* Where the driver looks for used entries: index, or slot and its wrap counter. */
-	uint16_t used_idx;
-	uint32_t used_slot;
-	bool used_wrap;
-};
-
-/* ---- The queue ---------------------------------------------------------- */
-
-static uint32_t effective_max_segs(const struct virtq_device_config *c)
-{
-	return c->max_segs ? c->max_segs : c->ring.size > 1024 ? c->ring.size : 1024;
-}
 
 static uint32_t effective_long_chains(const struct virtq_device_config *c)
 {
 	return effective_max_segs(c) <= VIRTQ_REQ_INLINE_SEGS ? 0 :
 	       c->long_chains ? c->long_chains : 64;
-}
-
-/* Make the queue; false if its configuration was refused, with nothing made. */
-static bool open_queue(struct run *r, bool on_heap)
-{
-	struct virtq_error err;
-	int rc;
-
-	r->state = NULL;
-	if (on_heap) {
-		rc = virtq_device_create(&r->q, &r->config, &err);
-	} else {
-		FUZZ_CHECK(!posix_memalign(&r->state, 64, virtq_device_bytes(&r->config)));
-		rc = virtq_device_init(r->state, &r->q, &r->config, &err);
-	}
-	if (rc) {
-		FUZZ_CHECK(rc == -EINVAL && err.text[0]);
-		free(r->state);
-		return false;
-	}
-	r->fault = virtq_device_fault(r->q);
-	FUZZ_CHECK(r->fault.code == VIRTQ_FAULT_NONE);
-	FUZZ_CHECK(virtq_device_ring(r->q)->desc == r->config.ring.desc);
-	return true;
-}
-
-static void close_queue(struct run *r)
-{
-	if (r->state) {
-		virtq_device_fini(r->q);
-		free(r->state);
-	} else {
-		virtq_device_destroy(r->q);
-	}
-	for (uint32_t i = 0; i < r->loan_count; i++) {
-		struct memory *m = r->loans[i].m;
-
-		if (m) {
-			m->loans--;
-			memory_settle(m);
-		}
-	}
-	r->loan_count = r->back_count = 0;
-	memset(r->lent, 0, r->config.ring.size * sizeof(*r->lent));
 }
 
 /* Loans that are not pushed. */
@@ -405,11 +312,11 @@ static bool look_used(const struct run *r, uint16_t *id, uint32_t *len)
 	const uint8_t *at;
 
 	if (r->peer.packed) {
-		uint16_t flags, bits = 1u << VIRTQ_DESC_F_AVAIL | 1u << VIRTQ_DESC_F_USED;
+		uint16_t flags;
 
 		at = r->m->areas[AREA_DESC].host + 16 * r->used_slot;
 		flags = (uint16_t)get_le(at + 14, 2);
-		if ((flags & bits) != (r->used_wrap ? bits : 0))
+		if ((flags & SLOT_BITS) != (r->used_wrap ? SLOT_BITS : 0))
 			return false;
 		*id = (uint16_t)get_le(at + 12, 2);
 		*len = flags & VIRTQ_DESC_F_WRITE ? (uint32_t)get_le(at + 8, 4) : 0;
@@ -466,72 +373,12 @@ static void do_publish(struct run *r)
 
 /* ---- Other things that happen to a queue -------------------------------- */
 
-static void do_set_map(struct run *r)
-{
-	struct memory *m = memory_new(r->config.ring.features, r->config.ring.size, r->bytes,
-				      r->reach_ring, r->m);
-	struct virtq_ring ring = m->ring;
-	bool wrong = take_odd(&r->in);
-	int rc;
-
-	if (r->tlb)
-		virtq_iotlb_invalidate(r->tlb, 0, 0);
-	if (wrong)
-		ring.size = (uint32_t)take_number(&r->in);
-	rc = virtq_device_set_map(r->q, m->map, &ring);
-	if (rc) {
-		FUZZ_CHECK(rc == -EINVAL ? wrong : rc == -EBUSY && r->loan_count);
-		memory_free(m);
-		return;
-	}
-	FUZZ_CHECK(ring.size == m->ring.size);
-	r->m->current = false;
-	memory_settle(r->m);
-	r->m = r->peer.m = m;
-	r->config.ring = m->ring;
-}
-
-/* Destroy the queue, and go on where it stood, or somewhere. */
-static bool do_anew(struct run *r)
-{
-	static uint32_t position;	/* config points to it */
-	bool on_heap = take8(&r->in) & 1, odd = take_odd(&r->in), opened;
-
-	position = odd ? take32(&r->in) : virtq_device_position(r->q);
-	if (odd || r->loan_count || r->back_count || r->fault.code != VIRTQ_FAULT_NONE)
-		r->peer.clean = false;
-	close_queue(r);
-	if (r->tlb)
-		virtq_iotlb_invalidate(r->tlb, 0, 0);
-	r->m->current = false;	/* its map went with the queue: the memory in new places */
-	r->config.position = &position;
-	{
-		struct memory *m = memory_new(r->config.ring.features, r->config.ring.size,
-					      r->bytes, r->reach_ring, r->m);
-
-		memory_settle(r->m);
-		r->m = r->peer.m = m;
-	}
-	r->config.ring = r->m->ring;
-	r->config.map = r->m->map;
-	opened = open_queue(r, on_heap);
-	FUZZ_CHECK(opened || odd);
-	r->sequence = 0;
-	return opened;
-}
-
-static void on_line(void *arg, const char *text)
-{
-	++*(unsigned int *)arg;
-	FUZZ_CHECK(strlen(text) <= VIRTQ_DUMP_COLUMNS && !strchr(text, '\n'));
-}
-
 static void do_ask(struct run *r)
 {
 	uint32_t position = virtq_device_position(r->q);
 	unsigned int lines = 0;
 
-	virtq_device_dump(r->q, on_line, &lines);
+	virtq_device_dump(r->q, count_line, &lines);
 	FUZZ_CHECK(lines > 1 && lines < 200);
 
 	if (r->peer.packed)
@@ -571,54 +418,6 @@ static void do_poke_data(struct run *r)
 		r->peer.clean = false;
 }
 
-/* A second queue over the same ring, with one thing wrong in its configuration, or nearly. */
-static void do_refuse(struct run *r)
-{
-	struct virtq_device_config c = r->config;
-	uint64_t number = take_number(&r->in);
-	uint32_t position = (uint32_t)number;
-	struct virtq_ring_shape shape;
-	struct virtq_error err;
-	struct virtq_device *q;
-	size_t bytes = 64;
-	void *state = NULL;
-	bool on_heap = take8(&r->in) & 1;
-	int rc;
-
-	c.map = r->m->map;
-	switch (take_below(&r->in, 9)) {
-	case 0: c.ring.size = (uint32_t)number; break;
-	case 1: c.ring.features = virtq_features_without(c.ring.features, take8(&r->in)); break;
-	case 2: c.ring.desc = number ? (uint8_t *)c.ring.desc + number % 16 : NULL; break;
-	case 3: c.ring.driver = number ? (uint8_t *)c.ring.driver + number % 16 : NULL; break;
-	case 4: c.max_segs = (uint32_t)number; break;
-	case 5: c.long_chains = (uint32_t)number; break;
-	case 6: c.req_bytes = (uint32_t)number; break;
-	case 7: c.map = NULL; break;
-	default: c.position = &position; break;
-	}
-	if (!virtq_ring_shape(c.ring.features, c.ring.size, &shape))
-		bytes = virtq_device_bytes(&c);
-	if (bytes > 1u << 24)
-		return;		/* a limit of this machine, not of the library */
-	if (on_heap) {
-		rc = virtq_device_create(&q, &c, &err);
-	} else {
-		FUZZ_CHECK(!posix_memalign(&state, 64, bytes));
-		rc = virtq_device_init(state, &q, &c, &err);
-	}
-	if (!rc) {
-		FUZZ_CHECK(c.map && !virtq_ring_shape(c.ring.features, c.ring.size, &shape));
-		if (on_heap)
-			virtq_device_destroy(q);
-		else
-			virtq_device_fini(q);
-	} else {
-		FUZZ_CHECK(rc == -EINVAL && err.code == rc && err.text[0]);
-	}
-	free(state);
-}
-
 /* One turn of the program. False when there is no queue any more. */
 static bool turn(struct run *r)
 {
@@ -656,108 +455,12 @@ static bool turn(struct run *r)
 	return true;
 }
 
-/* ---- Set-up ------------------------------------------------------------- */
-
-/* Large rings cost time and bring nothing: 32768 entries are in tests/ring. */
-static uint32_t take_size(struct input *in, bool packed)
-{
-	uint8_t code = take8(in);
-
-	if (packed)
-		return code < 0xf0 ? 1 + code % 24 : 1 + take16(in) % 400;
-	return 1u << (code < 0xf0 ? code % 6 : code % 10);
-}
-
-/* As a quiet ring that stands there holds it. */
-static void write_position(const struct run *r, bool packed, uint32_t position)
-{
-	uint16_t at = (uint16_t)position;
-
-	if (!packed) {
-		put_le(r->m->areas[AREA_DRIVER].host + 2, at, 2);
-		put_le(r->m->areas[AREA_DEVICE].host + 2, at, 2);
-		return;
-	}
-	/* Every slot is used: those from there on in the lap before. */
-	for (uint32_t slot = 0; slot < r->config.ring.size; slot++) {
-		bool wrap = (at >> 15) ^ (slot >= (at & 0x7fffu));
-
-		put_le(r->m->areas[AREA_DESC].host + slot * 16 + 14, wrap ?
-		       1u << VIRTQ_DESC_F_AVAIL | 1u << VIRTQ_DESC_F_USED : 0, 2);
-	}
-}
-
-/* Where a ring that nobody uses might stand. */
-static uint32_t take_position(struct run *r, bool packed, uint32_t size)
-{
-	uint16_t at = (uint16_t)take_number(&r->in);
-
-	if (!packed)
-		return at;
-	at = (uint16_t)((at & 0x7fff) % size | (at & 0x8000));
-	return (uint32_t)at << 16 | at;
-}
-
-static void begin(struct run *r)
-{
-	static const uint8_t limits[] = { 0, 0, 64, 24, 9, 8, 3, 1 };
-	static uint32_t position;
-	uint8_t how = take8(&r->in), more = take8(&r->in);
-	struct virtq_features f = virtq_features_with((struct virtq_features){ { 0, 0 } },
-						      VIRTIO_F_VERSION_1);
-	bool packed = how & 1;
-	uint32_t size = take_size(&r->in, packed);
-
-	r->in_order = how & 2;
-	r->reach_ring = more & 1;
-	r->bytes = 16u << (more >> 1 & 7);
-	if (packed)
-		f = virtq_features_with(f, VIRTIO_F_RING_PACKED);
-	if (r->in_order)
-		f = virtq_features_with(f, VIRTIO_F_IN_ORDER);
-	if (how & 4)
-		f = virtq_features_with(f, VIRTIO_F_EVENT_IDX);
-	if (how & 8)
-		f = virtq_features_with(f, VIRTIO_F_INDIRECT_DESC);
-	if (how & 16)
-		f = virtq_features_with(f, VIRTIO_F_ORDER_PLATFORM);
-	r->m = memory_new(f, size, r->bytes, r->reach_ring, NULL);
-	r->config = (struct virtq_device_config){
-		.ring = r->m->ring, .map = r->m->map,
-		.max_segs = limits[more >> 4 & 7],
-		.long_chains = take_odd(&r->in) ? 0 : 1 + (more & 3),
-		.req_bytes = how & 64 ? sizeof(struct virtq_req) + 8 * (more >> 5) : 0,
-	};
-	if (take_odd(&r->in) || take_odd(&r->in)) {
-		FUZZ_CHECK(!virtq_iotlb_create(&r->tlb, 1 + take_below(&r->in, 64), NULL));
-		r->config.iotlb = r->tlb;
-		r->config.ring.features = virtq_features_with(f, VIRTIO_F_ACCESS_PLATFORM);
-		r->m->ring.features = r->config.ring.features;
-	}
-	position = packed ? 0x80008000 : 0;
-	if (how & 128) {
-		position = take_position(r, packed, size);
-		r->config.position = &position;
-	}
-	write_position(r, packed, position);
-	peer_init(&r->peer, r->m, how & 8, effective_max_segs(&r->config), position);
-	r->peer.clean = !r->reach_ring;
-	r->used_idx = (uint16_t)position;
-	r->used_slot = packed ? position & 0x7fff : 0;
-	r->used_wrap = position >> 15 & 1;
-	r->loans = calloc(size, sizeof(*r->loans));
-	r->lent = calloc(size, sizeof(*r->lent));
-	r->backs = calloc(size, sizeof(*r->backs));
-	FUZZ_CHECK(r->loans && r->lent && r->backs);
-	FUZZ_CHECK(open_queue(r, how & 32));
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct run r = { .in = { data, size } };
 	bool open = true;
 
-	begin(&r);
+	run_begin(&r);
 	while (r.in.left && open) {
 		open = turn(&r);
 		if (open)
@@ -771,11 +474,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		FUZZ_CHECK(!r.loan_count);
 		close_queue(&r);
 	}
-	virtq_iotlb_destroy(r.tlb);
-	memory_free(r.m);
-	peer_fini(&r.peer);
-	free(r.loans);
-	free(r.lent);
-	free(r.backs);
+	run_end(&r);
 	return 0;
 }
