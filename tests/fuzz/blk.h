@@ -91,6 +91,11 @@ static inline uint64_t sectors_max(uint64_t bytes, uint64_t most)
 	return bytes / 512 < most ? bytes / 512 : most;
 }
 
+/* A store that the input chooses. */
+void make_store(struct run *r);
+/* Work, well or not. Returns what an operation would: bytes, or -errno. */
+int64_t perform(struct run *r, struct task *t, struct virtq_store_io *io);
+
 /* The plan for a chain that has a place for an answer. */
 void expect(const struct run *r, struct task *t);
 /* The store has ended a piece of it with @result, 0 or -errno. */
