@@ -76,6 +76,7 @@ enum engine_aux_kind { AUX_POLL, AUX_DRAIN, AUX_CALL, AUX_ERR, AUX_COUNT };
 struct engine_aux {
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
 	bool again;			/* signal once more when this one has ended */
+	bool multishot;			/* a poll of which each kick completes another time */
 };
 
 /* Where a queue is in its life; see life.c. */

@@ -83,7 +83,8 @@ static void poll_completed(struct uring *u, struct virtq_engine_queue *q, int re
 {
 	if (!(flags & IORING_CQE_F_MORE))
 		q->aux[AUX_POLL].generation = 0;	/* uring_watch() begins anew */
-	if (res == -EINVAL && u->multishot) {
+	if (res == -EINVAL && q->aux[AUX_POLL].multishot) {
+		/* Perhaps not the first that was refused: others were under way. */
 		u->multishot = false;
 		shm_word_write(&q->engine->uses, q->engine->uses & ~(uint64_t)VIRTQ_USE_MULTISHOT);
 	} else if (res == -ECANCELED || res == -EINTR || res == -EAGAIN || res == -ENOMEM) {
@@ -127,6 +128,7 @@ void uring_watch(struct virtq_engine *e, struct virtq_engine_queue *q)
 	else
 		io_uring_prep_poll_add(sqe, q->fds[VIRTQ_FD_KICK], POLLIN | POLLRDHUP);
 	q->aux[AUX_POLL].generation = engine_generation(e);
+	q->aux[AUX_POLL].multishot = e->uring->multishot;
 	io_uring_sqe_set_data64(sqe, aux_cookie(q, AUX_POLL));
 }
 

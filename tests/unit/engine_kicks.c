@@ -3,9 +3,11 @@
  * Kicks that mean nothing, that never end, that nobody takes, on engines that hear of
  * them in different ways; and rings with nothing to be taken for other reasons.
  */
+#include "old_kernel.h"
 #include "stand.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -19,20 +21,24 @@
 struct way {
 	enum virtq_engine_kind kind;
 	uint32_t forbid;
-	bool packed;
+	bool packed, old_kernel;
 };
 
-static const struct way multishot = { VIRTQ_ENGINE_URING, 0, false };
-static const struct way single_shot = { VIRTQ_ENGINE_URING, VIRTQ_USE_MULTISHOT, true };
-static const struct way epoll = { VIRTQ_ENGINE_SYNC, 0, false };
+static const struct way multishot = { VIRTQ_ENGINE_URING, 0, false, false };
+static const struct way single_shot = { VIRTQ_ENGINE_URING, VIRTQ_USE_MULTISHOT, true, false };
+static const struct way refused = { VIRTQ_ENGINE_URING, 0, false, true };
+static const struct way epoll = { VIRTQ_ENGINE_SYNC, 0, false, false };
 
-#define ON_WAYS(test) ON(multishot, test), ON(single_shot, test), ON(epoll, test)
+#define ON_WAYS(test) \
+	ON(multishot, test), ON(single_shot, test), ON(refused, test), ON(epoll, test)
 
 static struct virtq_engine *engine_by(const struct way *way)
 {
-	struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
-		.kind = way->kind, .forbid = way->forbid, .spin = VIRTQ_SPIN_OFF });
+	struct virtq_engine *engine;
 
+	old_kernel_set(way->old_kernel);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = way->kind, .forbid = way->forbid, .spin = VIRTQ_SPIN_OFF });
 	if (way->kind == VIRTQ_ENGINE_URING)
 		assert_int_equal(virtq_engine_uses(engine) & VIRTQ_USE_MULTISHOT,
 				 VIRTQ_USE_MULTISHOT & ~way->forbid);
@@ -65,6 +71,70 @@ static void every_kick_is_heard(void **state)
 	assert_true(stats.kicks > 0);
 	assert_idle();
 	lane_end(&l, engine, &disk);
+}
+
+/* A kernel before 5.13 says that it has no multishot polls when it is asked for the first. */
+static void what_the_kernel_refuses_is_not_asked_for_again(void **state)
+{
+	struct virtq_engine *engine = engine_by(*state);
+	struct disk disk;
+	struct lane l;
+
+	lane_by(&l, engine, &disk, *state, new_eventfd());
+	lane_run(&l, 1, 100);
+	assert_int_equal(virtq_engine_uses(engine) & VIRTQ_USE_MULTISHOT, 0);
+	assert_int_equal(old_kernel_refused(), 1);
+	lane_end(&l, engine, &disk);
+}
+
+/* Step until there is nothing to do, and nothing to wait for but the fd. */
+static void step_to_sleep(struct virtq_engine *engine)
+{
+	for (uint64_t start = now_ms(); virtq_engine_step(engine) >= 0;)
+		assert_true(now_ms() - start < WAIT_MS);
+}
+
+/* Each of the polls that were under way when it said so is made anew. */
+static void all_refused_polls_are_made_anew(void **state)
+{
+	struct virtq_model model = { .ops = &quick_ops };
+	struct pollfd news = { .events = POLLIN };
+	struct chain c = { .readable = 0 };
+	struct virtq_engine *engine;
+	struct engine_msg enable[3];
+	struct stand st[3];
+
+	(void)state;
+	old_kernel_set(false);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = VIRTQ_ENGINE_URING, .spin = VIRTQ_SPIN_OFF, .stepped = true });
+	news.fd = virtq_engine_fd(engine);
+	for (unsigned int i = 0; i < 3; i++) {
+		stand_open_on(&st[i], engine, &uring_split, &model);
+		virtq_engine_queue_enable(st[i].queue, false);
+		enable[i] = (struct engine_msg){ .kind = MSG_ENABLE, .queue = st[i].queue,
+						 .enabled = true };
+	}
+	old_kernel_set(true);
+	for (unsigned int i = 0; i < 3; i++)
+		engine_send(engine, &enable[i]);
+	for (unsigned int i = 0; i < 3; i++)
+		engine_await(engine, &enable[i]);
+	step_to_sleep(engine);
+	assert_int_equal(old_kernel_refused(), 3);
+	assert_int_equal(virtq_engine_uses(engine) & VIRTQ_USE_MULTISHOT, 0);
+	chain_writable(&c, 0, 1);
+	for (unsigned int i = 0; i < 6; i++) {
+		struct virtq_completion done;
+
+		stand_send(&st[i % 3], &c);
+		assert_int_equal(poll(&news, 1, WAIT_MS), 1);
+		step_to_sleep(engine);
+		assert_int_equal(virtq_driver_get(st[i % 3].pair.driver, &done, 1), 1);
+	}
+	for (unsigned int i = 0; i < 3; i++)
+		stand_close(&st[i]);
+	virtq_engine_destroy(engine);
 }
 
 struct storm {
@@ -262,6 +332,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_WAYS(every_kick_is_heard),
+		ON(refused, what_the_kernel_refuses_is_not_asked_for_again),
+		cmocka_unit_test(all_refused_polls_are_made_anew),
 		ON_WAYS(a_storm_of_kicks_passes),
 		ON_WAYS(a_kick_that_is_never_drained_does_not_spin),
 		ON_WAYS(a_kick_that_renews_itself_does_not_spin),
