@@ -3,193 +3,15 @@
  * The front end against a back end from a script: what it sends, byte by byte,
  * and what it makes of answers that no back end should give.
  */
-#include "rig.h"
+#include "script.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-enum misdeed {
-	HONEST, CLOSE, SILENT, HALF_HEADER, HALF_PAYLOAD, WRONG_ID, NO_REPLY_BIT, VERSION_2,
-	SHORT, LONG, HUGE_SIZE, NACK, EMPTY, WRONG_INDEX, WRONG_BASE, WITH_FDS, ZERO,
-};
-
-struct logged {
-	uint32_t request, flags, size;
-	uint8_t payload[300];
-	unsigned int fds;
-};
-
-struct script {
-	/* what it is */
-	uint64_t features, protocol, queues, slots;
-	/* what it does wrong, when asked what */
-	uint32_t bad_request;
-	enum misdeed misdeed;
-	/* what it was told */
-	struct logged log[64];
-	unsigned int logged;
-
-	int sockets[2];
-	pthread_t thread;
-};
-
-static bool take(int fd, void *dst, size_t bytes, unsigned int *fds)
-{
-	size_t have = 0;
-
-	while (have < bytes) {
-		char control[CMSG_SPACE(16 * sizeof(int))];
-		struct iovec iov = { (uint8_t *)dst + have, bytes - have };
-		struct msghdr in = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
-				     .msg_controllen = sizeof(control) };
-		ssize_t n = recvmsg(fd, &in, MSG_CMSG_CLOEXEC);
-
-		if (n <= 0)
-			return false;
-		for (struct cmsghdr *c = CMSG_FIRSTHDR(&in); c; c = CMSG_NXTHDR(&in, c)) {
-			for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
-				int got;
-
-				memcpy(&got, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-				close(got);
-				++*fds;
-			}
-		}
-		have += (size_t)n;
-	}
-	return true;
-}
-
-/* The honest answer to a message, into @answer. -1 for none. */
-static int honest(struct script *s, const struct logged *msg, uint8_t *answer)
-{
-	uint64_t value = 0;
-
-	switch (msg->request) {
-	case VHOST_USER_GET_FEATURES:
-		value = s->features;
-		break;
-	case VHOST_USER_GET_PROTOCOL_FEATURES:
-		value = s->protocol;
-		break;
-	case VHOST_USER_GET_QUEUE_NUM:
-		value = s->queues;
-		break;
-	case VHOST_USER_GET_MAX_MEM_SLOTS:
-		value = s->slots;
-		break;
-	case VHOST_USER_GET_VRING_BASE:
-	case VHOST_USER_GET_CONFIG:
-		memcpy(answer, msg->payload, msg->size);
-		return (int)msg->size;
-	default:
-		if (!(msg->flags & VHOST_USER_NEED_REPLY_MASK))
-			return -1;
-	}
-	memcpy(answer, &value, sizeof(value));
-	return sizeof(value);
-}
-
-static void *run_script(void *arg)
-{
-	struct script *s = arg;
-	int fd = s->sockets[1];
-
-	for (;;) {
-		struct logged *msg = &s->log[s->logged % 64];
-		uint8_t wire[12 + 600] = { 0 };
-		uint32_t header[3];
-		int bytes;
-
-		memset(msg, 0, sizeof(*msg));
-		if (!take(fd, header, sizeof(header), &msg->fds))
-			break;
-		msg->request = header[0];
-		msg->flags = header[1];
-		msg->size = header[2];
-		if (!take(fd, msg->payload, msg->size, &msg->fds))
-			break;
-		s->logged++;
-		bytes = honest(s, msg, wire + 12);
-		header[1] = VHOST_USER_VERSION | VHOST_USER_REPLY_MASK;
-		header[2] = (uint32_t)bytes;
-		if (msg->request == s->bad_request) {
-			switch (s->misdeed) {
-			case HONEST: case WITH_FDS:
-				break;
-			case CLOSE:
-				shutdown(fd, SHUT_RDWR);
-				return NULL;
-			case SILENT:
-				continue;
-			case HALF_HEADER:
-				send(fd, header, 6, MSG_NOSIGNAL);
-				shutdown(fd, SHUT_RDWR);
-				return NULL;
-			case HALF_PAYLOAD:
-				send(fd, header, 12, MSG_NOSIGNAL);
-				send(fd, wire + 12, 3, MSG_NOSIGNAL);
-				shutdown(fd, SHUT_RDWR);
-				return NULL;
-			case WRONG_ID:
-				header[0]++;
-				break;
-			case NO_REPLY_BIT:
-				header[1] = VHOST_USER_VERSION;
-				break;
-			case VERSION_2:
-				header[1] ^= 3;
-				break;
-			case SHORT:
-				header[2] = (uint32_t)--bytes;
-				break;
-			case LONG:
-				header[2] = (uint32_t)++bytes;
-				break;
-			case HUGE_SIZE:
-				header[2] = UINT32_MAX;
-				break;
-			case NACK:
-				wire[12] = 1;
-				break;
-			case EMPTY:
-				header[2] = 0;
-				bytes = 0;
-				break;
-			case WRONG_INDEX:
-				wire[12]++;
-				break;
-			case WRONG_BASE:
-				memcpy(wire + 16, &(uint32_t){ 0x10000 }, 4);
-				break;
-			case ZERO:
-				memset(wire + 12, 0, 8);
-				break;
-			}
-		}
-		if (bytes < 0)
-			continue;
-		memcpy(wire, header, sizeof(header));
-		if (msg->request == s->bad_request && s->misdeed == WITH_FDS) {
-			int fds[2] = { fd, fd };
-			char control[CMSG_SPACE(sizeof(fds))] = { 0 };
-			struct iovec iov = { wire, 12 + (size_t)bytes };
-			struct msghdr out = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-			attach_fds(&out, control, fds, sizeof(fds) / sizeof(fds[0]));
-			sendmsg(fd, &out, MSG_NOSIGNAL);
-		} else {
-			send(fd, wire, 12 + (size_t)bytes, MSG_NOSIGNAL);
-		}
-	}
-	return NULL;
-}
 
 static struct script modern(void)
 {
@@ -206,16 +28,7 @@ static struct script modern(void)
 
 static int attach(struct script *s, struct virtq_transport **t, struct virtq_error *err)
 {
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, s->sockets), 0);
-	assert_int_equal(pthread_create(&s->thread, NULL, run_script, s), 0);
-	return virtq_vhost_user_attach(t, s->sockets[0], 200, err);
-}
-
-static void detach(struct script *s, struct virtq_transport *t)
-{
-	virtq_transport_close(t);
-	pthread_join(s->thread, NULL);
-	close(s->sockets[1]);
+	return script_attach(s, 200, t, err);
 }
 
 static void expect(const struct script *s, unsigned int i, uint32_t request, const void *payload,
@@ -276,7 +89,7 @@ static void test_handshake(void **state)
 	assert_int_equal(virtq_transport_queues(t), 4);
 	assert_int_equal(virtq_transport_device_id(t), 0);
 	assert_int_equal(virtq_transport_alive(t), 1);
-	detach(&s, t);
+	script_detach(&s, t);
 
 	old.features &= ~BIT_30;
 	assert_int_equal(attach(&old, &t, NULL), 0);
@@ -286,7 +99,7 @@ static void test_handshake(void **state)
 	assert_int_equal(virtq_transport_accept(t, (struct virtq_features){ { features, 0 } },
 						NULL), 0);
 	assert_int_equal(virtq_transport_config_read(t, 0, &word, 8, NULL), -ENOTSUP);
-	detach(&old, t);
+	script_detach(&old, t);
 	expect(&old, 2, VHOST_USER_SET_FEATURES, &features, 8, 0, false);
 	assert_string_equal(virtq_vhost_user_protocol_name(15), "CONFIGURE_MEM_SLOTS");
 	assert_null(virtq_vhost_user_protocol_name(24));
@@ -320,7 +133,7 @@ static void test_queue_on_the_wire(void **state)
 	assert_int_equal(virtq_transport_stop(t, 2, &position, NULL), 0);
 	assert_int_equal(position, 0);
 	assert_int_equal(virtq_transport_start(t, 2, q.driver, -1, -1, NULL), 0);
-	detach(&s, t);				/* closing stops what runs */
+	script_detach(&s, t);				/* closing stops what runs */
 
 	region = queue_region(&q);
 	memcpy(&table[2], &region, sizeof(region));
@@ -386,7 +199,7 @@ static void test_many_regions(void **state)
 	assert_int_equal(virtq_transport_share(t, maps[2], NULL), 0);
 	assert_int_equal(virtq_transport_share(t, maps[3], &err), -EINVAL);
 	assert_non_null(strstr(err.text, "32"));
-	detach(&s, t);
+	script_detach(&s, t);
 	assert_int_equal(s.log[6].request, VHOST_USER_SET_MEM_TABLE);
 	assert_int_equal(s.log[6].size, 8 + 8 * 32);
 	assert_int_equal(s.log[6].fds, 8);
@@ -433,7 +246,7 @@ static int whole_life(struct script *s, struct virtq_error *err, int *alive)
 	if (!rc)
 		rc = virtq_transport_stop(t, 1, NULL, err);
 	*alive = virtq_transport_alive(t);
-	detach(s, t);
+	script_detach(s, t);
 	virtq_map_unref(ten);
 	queue_close(&q);
 	return rc;
@@ -641,7 +454,7 @@ static void test_arguments(void **state)
 	/* Buffers that the device would never see. */
 	queue_request(&q, 'e');
 	assert_int_equal(virtq_transport_start(t, 0, q.driver, -1, -1, NULL), -EINVAL);
-	detach(&s, t);
+	script_detach(&s, t);
 	virtq_transport_close(NULL);
 	queue_close(&q);
 	queue_close(&foreign);
