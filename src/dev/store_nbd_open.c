@@ -45,6 +45,18 @@ int store_nbd_error(void)
 	return error ? error : EIO;
 }
 
+/* The same in words, without the names of functions with which libnbd begins: its own, the system's. */
+static const char *error_text(void)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+	const char *text = nbd_get_error(), *colon;
+
+	while (text && (colon = text + strspn(text, letters)) > text &&
+	       strncmp(colon, ": ", 2) == 0)
+		text = colon + 2;
+	return text ? text : "the server has hung up";
+}
+
 static uint32_t block_size(struct nbd_handle *nbd, int which)
 {
 	int64_t bytes = nbd_get_block_size(nbd, which);
@@ -150,7 +162,7 @@ static int connect_to(struct nbd_handle *nbd, const char *uri, struct virtq_erro
 	}
 	if (failed)
 		return error_set(err, -store_nbd_error(), "cannot connect to %s: %s", uri,
-				 nbd_get_error() ? nbd_get_error() : "the server has hung up");
+				 error_text());
 	if (!nbd_aio_is_ready(nbd))
 		return error_set(err, -ETIMEDOUT, "the server at %s has said nothing for %u seconds",
 				 uri, OPEN_S);
@@ -235,7 +247,7 @@ static int measure(struct nbd_store *n, bool read_only, struct virtq_error *err)
 
 	if (rc)
 		return error_set(err, rc, "%s does not say what it can do: %s", n->uri,
-				 nbd_get_error());
+				 error_text());
 	if (n->can.read_only && !read_only)
 		return error_set(err, -EROFS, "%s can only be read", n->uri);
 	if (!n->can.bytes || n->can.bytes % n->can.block)

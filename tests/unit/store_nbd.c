@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "mem/guard.h"
@@ -52,6 +54,49 @@ static void the_server_says_what_it_is(void **state)
 	assert_store_refused(s.uri, NULL, -ENOENT, s.uri);
 	assert_store_refused("nbd://127.0.0.1:1/", NULL, -ECONNREFUSED, "127.0.0.1");
 	assert_store_refused("nbd:", NULL, -EINVAL, "nbd:");
+}
+
+/* Takes one connection, and ends it without a word. */
+static void *hang_up(void *arg)
+{
+	int fd = accept4(*(int *)arg, NULL, NULL, SOCK_CLOEXEC);
+
+	close(fd);
+	return NULL;
+}
+
+/* Why there is no connection is for people: no function of any library is named. */
+static void why_it_is_not_there_is_a_sentence(void **state)
+{
+	static const char *const uris[] = {
+		"nbd:", "nbd+unix:///?socket=/there/is/none", "nbd://127.0.0.1:1/",
+		"nbd+unix:///?socket=mute",
+	};
+	struct sockaddr_un at = { .sun_family = AF_UNIX, .sun_path = "mute" };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct virtq_store *store;
+	pthread_t thread;
+
+	(void)state;
+	unlink("mute");
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(pthread_create(&thread, NULL, hang_up, &fd), 0);
+	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
+		struct virtq_error err = { 0 };
+		char begin[128], *why;
+		int n = snprintf(begin, sizeof(begin), "cannot connect to %s: ", uris[i]);
+
+		assert_true(virtq_store_open(&store, uris[i], NULL, &err) < 0);
+		assert_memory_equal(err.text, begin, n);
+		why = err.text + n;
+		why += strspn(why, "abcdefghijklmnopqrstuvwxyz_");
+		if (!*why || *why == ':' || strstr(err.text, "nbd_"))
+			fail_msg("\"%s\" is no sentence", err.text);
+	}
+	pthread_join(thread, NULL);
+	unlink("mute");
+	close(fd);
 }
 
 /* ---- Data ---------------------------------------------------------------------- */
@@ -311,6 +356,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_server_says_what_it_is),
+		cmocka_unit_test(why_it_is_not_there_is_a_sentence),
 		ON_ENGINES(data_is_kept),
 		ON_ENGINES(engines_share_a_connection),
 		ON_ENGINES(data_is_kept_by_poor_servers),
