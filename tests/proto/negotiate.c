@@ -3,7 +3,7 @@
  * What is offered and what is accepted: our devices, over both transports, and
  * our driver's side against a back end that offers whatever it is told to.
  */
-#include "rig.h"
+#include "script.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -25,68 +25,37 @@ static struct virtq_features word(uint64_t low)
 	return (struct virtq_features){ { low, 0 } };
 }
 
-/* ---- A back end that offers what it is told to. ---- */
+/* ---- A back end that offers what it is told to, and has no protocol features. ---- */
 
-struct puppet {
-	uint64_t offers;
-	/* What it was told. */
-	uint64_t accepted;
-	unsigned int set_features;	/* how often */
-	int sockets[2];
-	pthread_t thread;
-};
-
-static void *puppet_run(void *arg)
-{
-	struct puppet *p = arg;
-	uint32_t header[3];
-
-	while (recv(p->sockets[1], header, sizeof(header), MSG_WAITALL) == sizeof(header)) {
-		uint8_t payload[600] = { 0 };
-		struct { uint32_t header[3]; uint64_t value; } __attribute__((packed)) reply = {
-			{ header[0], VHOST_USER_VERSION | VHOST_USER_REPLY_MASK, 8 }, 0
-		};
-
-		if (header[2] && recv(p->sockets[1], payload, header[2], MSG_WAITALL) < 0)
-			break;
-		switch (header[0]) {
-		case VHOST_USER_GET_FEATURES:
-			reply.value = p->offers;
-			break;
-		case VHOST_USER_GET_PROTOCOL_FEATURES:
-			break;
-		case VHOST_USER_SET_FEATURES:
-			memcpy(&p->accepted, payload, 8);
-			p->set_features++;
-			/* fall through */
-		default:
-			if (!(header[1] & VHOST_USER_NEED_REPLY_MASK))
-				continue;
-		}
-		send(p->sockets[1], &reply, sizeof(reply), MSG_NOSIGNAL);
-	}
-	return NULL;
-}
-
-static struct virtq_transport *puppet_open(struct puppet *p, uint64_t offers)
+static struct virtq_transport *puppet_open(struct script *p, uint64_t offers)
 {
 	struct virtq_transport *t;
 	struct virtq_error err = { 0, "" };
 
-	memset(p, 0, sizeof(*p));
-	p->offers = offers;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, p->sockets), 0);
-	assert_int_equal(pthread_create(&p->thread, NULL, puppet_run, p), 0);
-	if (virtq_vhost_user_attach(&t, p->sockets[0], 2000, &err))
+	*p = (struct script){ .features = offers };
+	if (script_attach(p, 2000, &t, &err))
 		fail_msg("%s", err.text);
 	return t;
 }
 
-static void puppet_close(struct puppet *p, struct virtq_transport *t)
+/* How often it was told what is accepted; and what, the last time. */
+static unsigned int times_accepted(const struct script *p)
 {
-	virtq_transport_close(t);
-	pthread_join(p->thread, NULL);
-	close(p->sockets[1]);
+	unsigned int times = 0;
+
+	for (unsigned int i = 0; i < p->logged; i++)
+		times += p->log[i].request == VHOST_USER_SET_FEATURES;
+	return times;
+}
+
+static uint64_t accepted_by(const struct script *p)
+{
+	uint64_t features = 0;
+
+	for (unsigned int i = 0; i < p->logged; i++)
+		if (p->log[i].request == VHOST_USER_SET_FEATURES)
+			memcpy(&features, p->log[i].payload, sizeof(features));
+	return features;
 }
 
 /* ---- The driver's side. ---- */
@@ -102,7 +71,7 @@ static void test_all_bits_offered(void **state)
 	struct virtq_features accepted;
 	struct virtq_transport *t;
 	struct virtq_error err;
-	struct puppet p;
+	struct script p;
 
 	(void)state;
 	t = puppet_open(&p, UINT64_MAX);
@@ -118,19 +87,19 @@ static void test_all_bits_offered(void **state)
 		assert_int_equal(err.code, -EINVAL);
 		assert_non_null(strstr(err.text, "not among those offered"));
 	}
-	assert_int_equal(p.set_features, 0);
+	assert_int_equal(times_accepted(&p), 0);
 	assert_int_equal(virtq_transport_negotiate(t, 0, everything, nothing, &accepted, &err), 0);
 	assert_int_equal(accepted.word[0], want);
-	puppet_close(&p, t);
+	script_detach(&p, t);
 	/* On the wire with bit 30, which is the transport's own affair. */
-	assert_int_equal(p.accepted, want | BIT_30);
+	assert_int_equal(accepted_by(&p), want | BIT_30);
 	assert_int_equal(want & NEVER, 0);
 }
 
 /* F-001: any one bit that is not offered is refused, and nothing is told to the device. */
 static void test_not_offered(void **state)
 {
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, BIT(32) | BIT(9));
 
 	(void)state;
@@ -138,10 +107,10 @@ static void test_not_offered(void **state)
 		if (bit != 32 && bit != 9)
 			assert_int_equal(virtq_transport_accept(
 				t, virtq_features_with(word(BIT(32)), bit), NULL), -EINVAL);
-	assert_int_equal(p.set_features, 0);
+	assert_int_equal(times_accepted(&p), 0);
 	assert_int_equal(virtq_transport_accept(t, word(BIT(32) | BIT(9)), NULL), 0);
-	puppet_close(&p, t);
-	assert_int_equal(p.accepted, BIT(32) | BIT(9));
+	script_detach(&p, t);
+	assert_int_equal(accepted_by(&p), BIT(32) | BIT(9));
 }
 
 /* F-002, F-003: a network device: what lacks its prerequisite is not accepted. */
@@ -158,14 +127,14 @@ static void test_prerequisites_on_the_wire(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct virtq_features accepted;
-		struct puppet p;
+		struct script p;
 		struct virtq_transport *t = puppet_open(&p, cases[i].offers);
 
 		assert_int_equal(virtq_transport_negotiate(t, VIRTIO_ID_NET, word(cases[i].wants),
 							   nothing, &accepted, NULL), 0);
-		puppet_close(&p, t);
+		script_detach(&p, t);
 		assert_int_equal(accepted.word[0], cases[i].gets | BIT(32));
-		assert_int_equal(p.accepted, cases[i].gets | BIT(32) | BIT_30);
+		assert_int_equal(accepted_by(&p), cases[i].gets | BIT(32) | BIT_30);
 	}
 }
 
@@ -173,22 +142,22 @@ static void test_prerequisites_on_the_wire(void **state)
 static void test_falls_back(void **state)
 {
 	struct virtq_features accepted;
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, BIT(32));
 
 	(void)state;
 	assert_int_equal(virtq_transport_negotiate(t, 0, virtq_ring_features(), nothing, &accepted,
 						   NULL), 0);
 	assert_int_equal(accepted.word[0], BIT(32));
-	puppet_close(&p, t);
-	assert_int_equal(p.accepted, BIT(32));
+	script_detach(&p, t);
+	assert_int_equal(accepted_by(&p), BIT(32));
 }
 
 /* F-006: where there is no falling back, negotiation ends, and no queue starts. */
 static void test_required_bit_missing(void **state)
 {
 	struct virtq_error err = { 0, "" };
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, BIT(32) | BIT(9));
 	struct queue q;
 
@@ -201,8 +170,8 @@ static void test_required_bit_missing(void **state)
 	assert_int_equal(virtq_transport_start(t, 0, q.driver, q.kick_fd, q.call_fd, &err),
 			 -EINVAL);
 	assert_non_null(strstr(err.text, "features must be accepted"));
-	puppet_close(&p, t);
-	assert_int_equal(p.set_features, 0);
+	script_detach(&p, t);
+	assert_int_equal(times_accepted(&p), 0);
 	queue_close(&q);
 }
 
@@ -213,7 +182,7 @@ static void test_required_bit_missing(void **state)
 static void test_legacy_device_is_refused(void **state)
 {
 	struct virtq_error err = { 0, "" };
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, ~BIT(32));
 
 	(void)state;
@@ -223,39 +192,39 @@ static void test_legacy_device_is_refused(void **state)
 	assert_int_equal(virtq_transport_accept(t, nothing, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "offers no VERSION_1"));
 	assert_int_equal(virtq_transport_accept(t, word(BIT(28)), &err), -EINVAL);
-	puppet_close(&p, t);
-	assert_int_equal(p.set_features, 0);
+	script_detach(&p, t);
+	assert_int_equal(times_accepted(&p), 0);
 }
 
 /* F-013: offered, VERSION_1 is accepted, or nothing is; negotiate() sees to it. */
 static void test_version_1_is_not_declined(void **state)
 {
 	struct virtq_error err = { 0, "" };
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, BIT(32) | BIT(28));
 
 	(void)state;
 	assert_int_equal(virtq_transport_accept(t, word(BIT(28)), &err), -EINVAL);
 	assert_non_null(strstr(err.text, "must be accepted"));
-	assert_int_equal(p.set_features, 0);
+	assert_int_equal(times_accepted(&p), 0);
 	assert_int_equal(virtq_transport_negotiate(t, 0, word(BIT(28)), nothing, NULL, NULL), 0);
-	puppet_close(&p, t);
-	assert_int_equal(p.accepted, BIT(32) | BIT(28));
+	script_detach(&p, t);
+	assert_int_equal(accepted_by(&p), BIT(32) | BIT(28));
 }
 
 /* F-020, F-023: what the rings serve is accepted where it is offered. */
 static void test_ring_features_are_accepted(void **state)
 {
 	struct virtq_features accepted;
-	struct puppet p;
+	struct script p;
 	struct virtq_transport *t = puppet_open(&p, UINT64_MAX);
 
 	(void)state;
 	assert_int_equal(virtq_transport_negotiate(t, 0, virtq_ring_features(), nothing, &accepted,
 						   NULL), 0);
-	puppet_close(&p, t);
+	script_detach(&p, t);
 	assert_int_equal(accepted.word[0], CARRIED);
-	assert_int_equal(p.accepted, CARRIED | BIT_30);
+	assert_int_equal(accepted_by(&p), CARRIED | BIT_30);
 }
 
 /* ---- The device's side. ---- */
