@@ -45,7 +45,7 @@ int store_nbd_error(void)
 	return error ? error : EIO;
 }
 
-/* The same in words, without the names of functions with which libnbd begins: its own, the system's. */
+/* The same in words, without the functions that libnbd names first: its own, the system's. */
 static const char *error_text(void)
 {
 	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
