@@ -1,146 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who is woken in a pool, step by step. Threads are stopped where it matters by what the
- * linker leads here (--wrap): a sleeper has armed before he sleeps, and clears after it.
- * The device is quiet: where a signal was another's to take, it sends none.
+ * Who is woken in a pool, step by step. The device is quiet: where a signal was another's
+ * to take, it sends none.
  */
-#include <malloc.h>
-#include <pthread.h>
 #include <time.h>
 
-#include "pool_rig.h"
-
-#define LOST_MS 10000
-
-#define load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
-#define add(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
-
-static unsigned int arms;		/* so often the ring was armed */
-static unsigned int always_ready;	/* that many times arming finds something */
-static struct rig *late_device;		/* just before that it uses a chain, and tells nobody */
-static unsigned int slow_clear;		/* whoever wakes up takes his time */
-static unsigned int cleared;
-static unsigned int slow_unlock;	/* a sleeper who lets go of a lock takes his time */
-static unsigned int bad_unlocks;	/* of what is no lock any more */
-static __thread bool is_sleeper;
-
-int __wrap_virtq_driver_arm(struct virtq_driver *q);
-int __real_virtq_driver_arm(struct virtq_driver *q);
-void __wrap_virtq_notify_clear(int fd);
-void __real_virtq_notify_clear(int fd);
-
-void __wrap_free(void *p);
-void __real_free(void *p);
-int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock);
-int __real_pthread_mutex_unlock(pthread_mutex_t *lock);
-
-static void serve_quietly(struct rig *r);
-
-static void pause_ms(unsigned int ms)
-{
-	struct timespec pause = { 0, ms * 1000000L };
-
-	nanosleep(&pause, NULL);
-}
-
-int __wrap_virtq_driver_arm(struct virtq_driver *q)
-{
-	int ready;
-
-	if (late_device)
-		serve_quietly(late_device);
-	late_device = NULL;
-	ready = __real_virtq_driver_arm(q);
-	add(&arms, 1);
-	if (!load(&always_ready))
-		return ready;
-	add(&always_ready, -1);
-	pause_ms(1);
-	return 1;
-}
-
-void __wrap_virtq_notify_clear(int fd)
-{
-	if (load(&slow_clear)) {
-		pause_ms(50);
-		add(&cleared, 1);
-	}
-	__real_virtq_notify_clear(fd);
-}
-
-int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock)
-{
-	int rc = __real_pthread_mutex_unlock(lock);
-
-	if (rc)
-		add(&bad_unlocks, 1);
-	if (is_sleeper && load(&slow_unlock))
-		pause_ms(50);
-	return rc;
-}
-
-/* Whoever looks at what was freed sees it at once. */
-void __wrap_free(void *p)
-{
-	if (p)
-		memset(p, 0xa5, malloc_usable_size(p));
-	__real_free(p);
-}
-
-/* ---- Sleepers --------------------------------------------------------------------------- */
-
-struct sleeper {
-	struct rig *r;
-	struct virtq_wait wait;
-	bool takes;
-	uint32_t bytes;			/* if he does not */
-	unsigned int done;
-	int rc;
-	pthread_t thread;
-};
-
-static void *sleep_run(void *arg)
-{
-	struct sleeper *s = arg;
-	struct virtq_chain chain;
-
-	is_sleeper = true;
-	s->rc = s->takes ? virtq_pool_take(s->r->pool, &chain, 1, &s->wait) :
-			   virtq_pool_offer_writable(s->r->pool, 1, s->bytes, NULL, 0, &s->wait);
-	add(&s->done, 1);
-	return NULL;
-}
-
-static void await(unsigned int *what, unsigned int at_least)
-{
-	for (unsigned int i = 0; load(what) < at_least && i < LOST_MS; i++)
-		pause_ms(1);
-	assert_true(load(what) >= at_least);
-}
-
-/* Returns when he is asleep. */
-static void start_for(struct sleeper *s, struct rig *r, bool takes, uint32_t bytes)
-{
-	unsigned int before = load(&arms);
-
-	*s = (struct sleeper){ .r = r, .wait = forever, .takes = takes, .bytes = bytes };
-	assert_int_equal(pthread_create(&s->thread, NULL, sleep_run, s), 0);
-	await(&arms, before + 1);
-	/* He armed under the lock, and let go of it to sleep. */
-	virtq_pool_room(r->pool);
-}
-
-static void start(struct sleeper *s, struct rig *r, bool takes)
-{
-	start_for(s, r, takes, 8);
-}
-
-static void end(struct sleeper *s, int rc)
-{
-	await(&s->done, 1);
-	pthread_join(s->thread, NULL);
-	assert_int_equal(s->rc, rc);
-}
+#include "sleepers.h"
 
 static void open_threads(struct rig *r, const struct layout *layout)
 {
@@ -150,16 +15,6 @@ static void open_threads(struct rig *r, const struct layout *layout)
 	config.indirect_entries = 0;
 	config.threads = true;
 	rig_open(r, *layout, &config);
-}
-
-/* The device uses the next chain, and tells nobody. */
-static void serve_quietly(struct rig *r)
-{
-	struct virtq_req *req;
-
-	assert_int_equal(virtq_device_pop(r->far.device, &req, 1), 1);
-	virtq_device_push(r->far.device, &req, 1);
-	virtq_device_publish(r->far.device);
 }
 
 /* ---- Those outside and those inside --------------------------------------------------------- */
@@ -179,11 +34,11 @@ static void test_a_sleeper_outside_starves_nobody(void **state)
 	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 5, 8, NULL, 0, NULL), 4);
 	assert_true(fd_readable(fd));
-	start(&room, &r, false);
+	sleeper_start(&room, &r, false);
 	assert_true(fd_readable(fd));
 	assert_false(load(&room.done));
 	assert_int_equal(rig_serve(&r, 1, 8, 1), 1);
-	end(&room, 1);
+	sleeper_end(&room, 1);
 	assert_true(fd_readable(fd));
 	assert_int_equal(virtq_pool_arm(r.pool), 1);
 	assert_int_equal(virtq_pool_take(r.pool, chains, 8, NULL), 2);
@@ -198,10 +53,10 @@ static void test_arming_outside_hands_on(void **state)
 
 	open_threads(&r, *state);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0, NULL), 2);
-	start(&taker, &r, true);
+	sleeper_start(&taker, &r, true);
 	serve_quietly(&r);
 	assert_int_equal(virtq_pool_arm(r.pool), 1);
-	end(&taker, 1);
+	sleeper_end(&taker, 1);
 	rig_close(&r);
 }
 
@@ -259,12 +114,12 @@ static void test_whoever_looks_tells(void **state)
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
 		if (outside)
 			assert_int_equal(virtq_pool_arm(r.pool), 0);
-		start(&room, &r, false);
+		sleeper_start(&room, &r, false);
 		serve_quietly(&r);
 		serve_quietly(&r);
 		assert_false(fd_readable(virtq_port_call_fd(r.port)));
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 1, 8, NULL, 0, NULL), 1);
-		end(&room, 1);
+		sleeper_end(&room, 1);
 		assert_int_equal(fd_readable(virtq_port_call_fd(r.port)), outside);
 		rig_close(&r);
 	}
@@ -281,10 +136,10 @@ static void test_given_up_is_room(void **state)
 		open_threads(&r, *state);
 		for (unsigned int i = 0; i < 24; i++)
 			assert_int_equal(virtq_pool_alloc(r.pool, 8, 0, &chains[i]), 0);
-		start(&room, &r, false);
+		sleeper_start(&room, &r, false);
 		assert_int_equal((way ? virtq_pool_abandon : virtq_pool_free)(r.pool, chains, 1),
 				 1);
-		end(&room, 1);
+		sleeper_end(&room, 1);
 		rig_close(&r);
 	}
 }
@@ -294,7 +149,7 @@ static void test_given_up_is_room(void **state)
 /* Cancelled, he does not look; the signal that he took was for the other. */
 static void test_the_cancelled_hand_on(void **state)
 {
-	int cancel = virtq_notify_open(), before;
+	int cancel = virtq_notify_open();
 	struct sleeper taker, room;
 	struct virtq_wait wait = { -1, &cancel };
 	struct rig r;
@@ -302,16 +157,13 @@ static void test_the_cancelled_hand_on(void **state)
 	assert_true(cancel >= 0);
 	open_threads(&r, *state);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
-	start(&room, &r, false);
-	before = (int)load(&arms);
+	sleeper_start(&room, &r, false);
 	taker = (struct sleeper){ .r = &r, .wait = wait, .takes = true };
-	assert_int_equal(pthread_create(&taker.thread, NULL, sleep_run, &taker), 0);
-	await(&arms, (unsigned int)before + 1);
-	virtq_pool_room(r.pool);
+	sleeper_run(&taker);
 	serve_quietly(&r);
 	virtq_notify_send(cancel);
-	end(&taker, -ECANCELED);
-	end(&room, 1);
+	sleeper_end(&taker, -ECANCELED);
+	sleeper_end(&room, 1);
 	rig_close(&r);
 	close(cancel);
 }
@@ -324,17 +176,17 @@ static void test_takers_hand_on_to_takers(void **state)
 
 	open_threads(&r, *state);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
-	start(&takers[0], &r, true);
-	start(&takers[1], &r, true);
+	sleeper_start(&takers[0], &r, true);
+	sleeper_start(&takers[1], &r, true);
 	serve_quietly(&r);
 	serve_quietly(&r);
 	/* He looks, lays them by, and sleeps on, as he needs the whole ring. */
-	start_for(&room, &r, false, 4 * ITEM);
-	end(&takers[0], 1);
-	end(&takers[1], 1);
+	sleeper_start_for(&room, &r, 4 * ITEM);
+	sleeper_end(&takers[0], 1);
+	sleeper_end(&takers[1], 1);
 	assert_false(load(&room.done));
 	assert_int_equal(rig_serve(&r, 2, 8, 1), 2);
-	end(&room, 1);
+	sleeper_end(&room, 1);
 	rig_close(&r);
 }
 
@@ -356,7 +208,7 @@ static void test_whoever_finds_it_broken_tells_all(void **state)
 					 3);
 			/* One is outside. */
 			assert_int_equal(virtq_pool_arm(r.pool), 0);
-			start(&taker, &r, true);
+			sleeper_start(&taker, &r, true);
 			far_lie(&r.far, 4000, 1);
 			/* One fits, and then it looks. */
 			if (way)
@@ -365,7 +217,7 @@ static void test_whoever_finds_it_broken_tells_all(void **state)
 			else
 				assert_int_equal(virtq_pool_offer_writable(r.pool, 2, 8, NULL, 0,
 									   NULL), 1);
-			end(&taker, -EBADMSG);
+			sleeper_end(&taker, -EBADMSG);
 			assert_true(fd_readable(fd));
 			virtq_driver_stop(r.q);
 			assert_int_equal(virtq_pool_reset(r.pool), way ? 3 : 4);
@@ -489,14 +341,14 @@ static void test_close_awaits_who_was_asleep(void **state)
 
 	rig_open(&r, *layout, &config);
 	assert_int_equal(virtq_pool_offer_writable(r.pool, 4, 8, NULL, 0, NULL), 4);
-	start(&taker, &r, true);
+	sleeper_start(&taker, &r, true);
 	cleared = 0;
 	add(&slow_clear, 1);
 	pause_ms(10);
 	virtq_pool_close(r.pool);
 	assert_int_equal(load(&cleared), 1);
 	add(&slow_clear, -1);
-	end(&taker, -ESHUTDOWN);
+	sleeper_end(&taker, -ESHUTDOWN);
 	rig_close(&r);
 }
 
@@ -513,12 +365,12 @@ static void test_destroy_awaits_who_was_asleep(void **state)
 		config.threads = way & 1;
 		rig_open(&r, *layout, &config);
 		assert_int_equal(virtq_pool_offer_writable(r.pool, 16, 8, NULL, 0, NULL), 16);
-		start(&sleeper, &r, way & 2);
+		sleeper_start(&sleeper, &r, way & 2);
 		add(&slow_unlock, 1);
 		pause_ms(5);
 		far_close(&r.far);
 		virtq_pool_destroy(r.pool);
-		end(&sleeper, -ESHUTDOWN);
+		sleeper_end(&sleeper, -ESHUTDOWN);
 		add(&slow_unlock, -1);
 		assert_int_equal(load(&bad_unlocks), 0);
 	}
@@ -565,7 +417,7 @@ static void test_paused_and_resumed(void **state)
 		assert_int_equal(rig_serve(&r, 4, 8, 1), 2);
 		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, NULL, 0, NULL), -EAGAIN);
 		assert_int_equal(virtq_pool_offer(r.pool, &offer, 1, NULL, 0, &briefly), -EAGAIN);
-		start(&room, &r, false);
+		sleeper_start(&room, &r, false);
 		/* All else goes on; nothing is published whatever is done. */
 		assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 2);
 		assert_int_equal(virtq_pool_recycle(r.pool, chains, 2, 0), -EAGAIN);
@@ -578,16 +430,16 @@ static void test_paused_and_resumed(void **state)
 		rig_again(&r);
 		assert_false(load(&room.done));
 		assert_int_equal(virtq_pool_resume(r.pool), 0);
-		end(&room, 1);
+		sleeper_end(&room, 1);
 		assert_int_equal(virtq_pool_recycle(r.pool, chains, 2, 0), 2);
 		assert_int_equal(rig_serve(&r, 4, 8, 1), 3);
 		assert_int_equal(virtq_pool_take(r.pool, chains, 4, NULL), 3);
 		assert_int_equal(virtq_pool_free(r.pool, chains, 3), 3);
 	}
 	assert_int_equal(virtq_pool_pause(r.pool), 0);
-	start(&room, &r, false);
+	sleeper_start(&room, &r, false);
 	virtq_pool_close(r.pool);
-	end(&room, -ESHUTDOWN);
+	sleeper_end(&room, -ESHUTDOWN);
 	assert_int_equal(virtq_pool_pause(r.pool), -ESHUTDOWN);
 	assert_int_equal(virtq_pool_resume(r.pool), -ESHUTDOWN);
 	rig_close(&r);
