@@ -120,6 +120,29 @@ static void trap_init(struct trap *t)
 	assert_int_equal(pipe2(t->fds, O_CLOEXEC), 0);
 }
 
+/* An engine that reports to @t, and a queue of it. */
+static struct virtq_engine *trap_open(struct trap *t, struct stand *st, const struct setting *s,
+				      struct virtq_engine_config config)
+{
+	struct virtq_engine *engine;
+
+	trap_init(t);
+	config.kind = s->kind;
+	config.failed = trap_report;
+	config.failed_arg = t;
+	engine = engine_with(&config);
+	stand_open_on(st, engine, s, &t->model);
+	return engine;
+}
+
+static void trap_close(struct trap *t, struct stand *st, struct virtq_engine *engine)
+{
+	stand_close(st);
+	virtq_engine_destroy(engine);
+	close(t->fds[0]);
+	close(t->fds[1]);
+}
+
 /* One byte that says what, 64 that nobody shall write to. */
 static void send_what(struct stand *st, const char *what)
 {
@@ -167,11 +190,8 @@ static void failure_is_reported_and_all_comes_to_an_end(void **state)
 	char word[4] = "";
 	int err = new_eventfd();
 
-	trap_init(&t);
-	engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .drain_ms = 5000, .failed = trap_report, .failed_arg = &t });
+	engine = trap_open(&t, &st, s, (struct virtq_engine_config){ .drain_ms = 5000 });
 	assert_int_equal(virtq_engine_error(engine), 0);
-	stand_open_on(&st, engine, s, &t.model);
 	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_ERR, dup_of(err)), 0);
 	send_what(&st, what);
 	wait_for(&t.started, (int)count);
@@ -221,12 +241,9 @@ static void failure_is_reported_and_all_comes_to_an_end(void **state)
 				.kick_fd = -1, .call_fd = -1, .err_fd = -1 }, &queue), -EIO);
 	assert_null(queue);
 	assert_int_equal(t.reports, 1);
-	stand_close(&st);
-	virtq_engine_destroy(engine);
+	trap_close(&t, &st, engine);
 	virtq_engine_destroy(other);
 	close(err);
-	close(t.fds[0]);
-	close(t.fds[1]);
 }
 
 /* Polled queues, and an engine told never to sleep: once it has failed it does. */
@@ -237,11 +254,7 @@ static void a_failed_engine_does_not_spin(void **state)
 	struct trap t;
 	struct stand st;
 
-	trap_init(&t);
-	engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .spin = VIRTQ_SPIN_ALWAYS, .failed = trap_report,
-		.failed_arg = &t });
-	stand_open_on(&st, engine, s, &t.model);
+	engine = trap_open(&t, &st, s, (struct virtq_engine_config){ .spin = VIRTQ_SPIN_ALWAYS });
 	send_what(&st, "x");
 	wait_until_denied(&t);
 	stand_back(&st);
@@ -253,10 +266,7 @@ static void a_failed_engine_does_not_spin(void **state)
 	wait_for(&t.reports, 1);
 	usleep(50000);
 	assert_idle();
-	stand_close(&st);
-	virtq_engine_destroy(engine);
-	close(t.fds[0]);
-	close(t.fds[1]);
+	trap_close(&t, &st, engine);
 }
 
 /* A kick fd that cannot be read without waiting: a read of it is out when the engine fails. */
@@ -269,15 +279,11 @@ static void a_failed_engine_leaves_nothing_to_wait_for(void **state)
 	struct trap t;
 	struct stand st;
 
-	trap_init(&t);
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/file", dir);
 	file = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
 	assert_true(file >= 0 && inotify_add_watch(kick, dir, IN_MODIFY) >= 0);
-	engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
-		.failed_arg = &t });
-	stand_open_on(&st, engine, s, &t.model);
+	engine = trap_open(&t, &st, s, (struct virtq_engine_config){ .spin = VIRTQ_SPIN_OFF });
 	assert_int_equal(virtq_engine_queue_set_fd(st.queue, VIRTQ_FD_KICK, kick), 0);
 	send_what(&st, "d");
 	assert_int_equal(write(file, "a", 1), 1);
@@ -292,14 +298,11 @@ static void a_failed_engine_leaves_nothing_to_wait_for(void **state)
 	assert_int_equal(virtq_engine_move(st.queue, other), 0);
 	for (int kind = 0; kind < AUX_COUNT; kind++)
 		assert_false(st.queue->aux[kind].again);
-	stand_close(&st);
-	virtq_engine_destroy(engine);
+	trap_close(&t, &st, engine);
 	virtq_engine_destroy(other);
 	close(file);
 	unlink(path);
 	rmdir(dir);
-	close(t.fds[0]);
-	close(t.fds[1]);
 }
 
 /* A kernel that asks to come later, whenever it is asked. */
@@ -311,12 +314,9 @@ static void what_never_passes_is_a_failure(void **state)
 	struct stand st;
 
 	for (int busy = 0; busy < 2; busy++) {
-		trap_init(&t);
+		engine = trap_open(&t, &st, s, (struct virtq_engine_config){
+			.spin = VIRTQ_SPIN_OFF });
 		t.says = busy ? EBUSY : EAGAIN;
-		engine = engine_with(&(struct virtq_engine_config){
-			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
-			.failed_arg = &t });
-		stand_open_on(&st, engine, s, &t.model);
 		send_what(&st, "px");
 		wait_until_denied(&t);
 		/* Meanwhile messages are answered. */
@@ -327,10 +327,7 @@ static void what_never_passes_is_a_failure(void **state)
 		stand_back(&st);
 		stand_back(&st);
 		assert_idle();
-		stand_close(&st);
-		virtq_engine_destroy(engine);
-		close(t.fds[0]);
-		close(t.fds[1]);
+		trap_close(&t, &st, engine);
 	}
 }
 
@@ -343,11 +340,7 @@ static void a_wakeup_that_cannot_be_read_is_a_failure(void **state)
 	struct stand st;
 	int wake;
 
-	trap_init(&t);
-	engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
-		.failed_arg = &t });
-	stand_open_on(&st, engine, s, &t.model);
+	engine = trap_open(&t, &st, s, (struct virtq_engine_config){ .spin = VIRTQ_SPIN_OFF });
 	usleep(20000);			/* asleep, with a read that the kernel has */
 	wake = dup_of(engine->wake_fd);
 	close(engine->wake_fd);
@@ -355,11 +348,8 @@ static void a_wakeup_that_cannot_be_read_is_a_failure(void **state)
 	wait_for(&t.reports, 1);
 	assert_int_equal(t.error, -EIO);
 	assert_idle();
-	stand_close(&st);
-	virtq_engine_destroy(engine);
+	trap_close(&t, &st, engine);
 	close(wake);
-	close(t.fds[0]);
-	close(t.fds[1]);
 }
 
 /* What has failed takes no kick that is for whoever comes next on the same eventfd. */
@@ -371,11 +361,8 @@ static void a_removed_queue_takes_no_kick(void **state)
 	struct stand st;
 
 	for (unsigned int round = 0; round < 20; round++) {
-		trap_init(&t);
-		engine = engine_with(&(struct virtq_engine_config){
-			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .failed = trap_report,
-			.failed_arg = &t });
-		stand_open_on(&st, engine, s, &t.model);
+		engine = trap_open(&t, &st, s, (struct virtq_engine_config){
+			.spin = VIRTQ_SPIN_OFF });
 		usleep(2000);
 		send_what(&st, "x");
 		wait_until_denied(&t);
@@ -387,10 +374,7 @@ static void a_removed_queue_takes_no_kick(void **state)
 		virtq_notify_send(st.kick);
 		usleep(20000);
 		assert_int_equal(poll(&(struct pollfd){ st.kick, POLLIN, 0 }, 1, 0), 1);
-		stand_close(&st);
-		virtq_engine_destroy(engine);
-		close(t.fds[0]);
-		close(t.fds[1]);
+		trap_close(&t, &st, engine);
 	}
 }
 
@@ -402,10 +386,8 @@ static void the_last_kick_is_a_kick(void **state)
 	struct trap t;
 	struct stand st;
 
-	trap_init(&t);
-	engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .stepped = true });
-	stand_open_on(&st, engine, s, &t.model);
+	engine = trap_open(&t, &st, s, (struct virtq_engine_config){
+		.spin = VIRTQ_SPIN_OFF, .stepped = true });
 	for (unsigned int i = 0; i < 20; i++)
 		virtq_engine_step(engine);
 	virtq_notify_send(st.kick);
@@ -416,11 +398,8 @@ static void the_last_kick_is_a_kick(void **state)
 	assert_false(st.queue->kick_dead);
 	assert_int_equal(virtq_engine_move(st.queue, other), 0);
 	assert_false(st.queue->kick_dead);
-	stand_close(&st);
-	virtq_engine_destroy(engine);
+	trap_close(&t, &st, engine);
 	virtq_engine_destroy(other);
-	close(t.fds[0]);
-	close(t.fds[1]);
 }
 
 /* The signal to be on the safe side is no call for a batch; one that was owed is. */
@@ -433,10 +412,8 @@ static void calls_add_up_to_the_end(void **state)
 	struct stand st;
 
 	for (unsigned int owed = 0; owed < 2; owed++) {
-		trap_init(&t);
-		engine = engine_with(&(struct virtq_engine_config){
-			.kind = s->kind, .spin = VIRTQ_SPIN_OFF, .stepped = true });
-		stand_open_on(&st, engine, s, &t.model);
+		engine = trap_open(&t, &st, s, (struct virtq_engine_config){
+			.spin = VIRTQ_SPIN_OFF, .stepped = true });
 		if (owed)
 			virtq_engine_queue_coalesce(st.queue, 8, 1000000);
 		send_what(&st, "pd");		/* one stays, one is answered */
@@ -457,10 +434,7 @@ static void calls_add_up_to_the_end(void **state)
 		virtq_engine_queue_stats(st.queue, &stats);
 		assert_int_equal(stats.batches, 2);
 		assert_int_equal(stats.calls + stats.suppressed + stats.coalesced, 2);
-		stand_close(&st);
-		virtq_engine_destroy(engine);
-		close(t.fds[0]);
-		close(t.fds[1]);
+		trap_close(&t, &st, engine);
 	}
 }
 
