@@ -283,13 +283,6 @@ void control_stop(struct control *c)
 		virtq_notify_send(c->stop_fd);
 }
 
-bool control_stopped(const struct control *c)
-{
-	struct pollfd stop = { c->stop_fd, POLLIN, 0 };
-
-	return poll(&stop, 1, 0) > 0;
-}
-
 bool control_close(struct control *c)
 {
 	struct timespec until;

@@ -34,9 +34,6 @@ int control_start(struct control *c, struct virtq_error *err);
 /* Nothing new is answered, and what is being answered shall end soon. NULL is fine. */
 void control_stop(struct control *c);
 
-/* Was it? An answer that is long in coming looks now and then. */
-bool control_stopped(const struct control *c);
-
 /*
  * Stop it. After true nothing is answered any more, and it is gone; NULL is fine.
  * False: an answer takes its time, and needs all that it works with until the process

@@ -62,40 +62,82 @@ static bool serve_stats(struct serve *s, struct stats *stats)
 	return true;
 }
 
-static void serve_resize_disk(struct serve *s, struct serve_disk *disk, FILE *out)
-{
-	struct virtq_error err = { 0 };
-	uint64_t old = serve_disk_bytes(disk);
+/* One disk that is asked how large it is: on a thread, for its server may be far away and mute. */
+struct serve_ask {
+	const struct serve *serve;
+	struct serve_disk *disk;
+	uint64_t before;
 	int rc;
+	struct virtq_error err;
+	pthread_t thread;
+	bool threaded;
+};
 
-	if (control_stopped(s->control))
-		rc = report_into(&err, -ECANCELED, "the server ends");
+static void *serve_resize_disk(void *arg)
+{
+	struct serve_ask *ask = arg;
+
+	ask->before = serve_disk_bytes(ask->disk);
+	ask->rc = serve_disk_resize(ask->disk, &ask->err);
+	if (ask->rc > 0 && !ask->serve->options->quiet)
+		report_note("%s has %llu bytes now, and %llu before", ask->disk->name,
+			    (unsigned long long)serve_disk_bytes(ask->disk),
+			    (unsigned long long)ask->before);
+	return NULL;
+}
+
+static void serve_resize_say(struct serve_ask *ask, FILE *out)
+{
+	if (ask->threaded)
+		pthread_join(ask->thread, NULL);
 	else
-		rc = serve_disk_resize(disk, &err);
-	if (rc < 0)
+		serve_resize_disk(ask);		/* more disks than there can be threads */
+	if (ask->rc < 0)
 		fputs("failed ", out);
-	else if (rc)
-		fprintf(out, "changed %llu %llu ", (unsigned long long)old,
-			(unsigned long long)serve_disk_bytes(disk));
+	else if (ask->rc)
+		fprintf(out, "changed %llu %llu ", (unsigned long long)ask->before,
+			(unsigned long long)serve_disk_bytes(ask->disk));
 	else
-		fprintf(out, "same %llu ", (unsigned long long)old);
-	control_write_text(out, disk->name);
-	if (rc < 0) {
+		fprintf(out, "same %llu ", (unsigned long long)ask->before);
+	control_write_text(out, ask->disk->name);
+	if (ask->rc < 0) {
 		fputs(": ", out);
-		control_write_text(out, err.text);
+		control_write_text(out, ask->err.text);
 	}
 	fputc('\n', out);
 	/* Each by itself: the next one may be long in coming. */
 	fflush(out);
-	if (rc > 0 && !s->options->quiet)
-		report_note("%s has %llu bytes now, and %llu before", disk->name,
-			    (unsigned long long)serve_disk_bytes(disk), (unsigned long long)old);
 }
 
-/* One at a time, for a server far away may be long in saying how much it has. */
-static void serve_resize(struct serve *s, const char *name, FILE *out)
+/* All at the same time, so that those who do not answer are waited for once. */
+static void serve_resize_disks(struct serve *s, struct serve_ask *asks, const char *name,
+			       FILE *out)
 {
 	unsigned int i, found = 0;
+
+	for (i = 0; i < s->disks; i++) {
+		struct serve_ask *ask = &asks[found];
+
+		if (name && !serve_disk_is(&s->disk[i], name))
+			continue;
+		*ask = (struct serve_ask){ .serve = s, .disk = &s->disk[i] };
+		ask->threaded = pthread_create(&ask->thread, NULL, serve_resize_disk, ask) == 0;
+		found++;
+	}
+	if (!found) {
+		fprintf(out, "error no disk here is called %s\n", name);
+		return;
+	}
+	fputs("ok\n", out);
+	for (i = 0; i < found; i++)
+		serve_resize_say(&asks[i], out);
+	fputs("end\n", out);
+}
+
+/* One request at a time, for a server far away may be long in saying how much it has. */
+static void serve_resize(struct serve *s, const char *name, FILE *out)
+{
+	struct serve_ask *asks;
 	struct timespec until;
 
 	clock_gettime(CLOCK_REALTIME, &until);
@@ -104,18 +146,13 @@ static void serve_resize(struct serve *s, const char *name, FILE *out)
 		fputs("error another resize is under way and takes its time\n", out);
 		return;
 	}
-	for (i = 0; i < s->disks; i++) {
-		if (name && !serve_disk_is(&s->disk[i], name))
-			continue;
-		if (!found++)
-			fputs("ok\n", out);
-		serve_resize_disk(s, &s->disk[i], out);
-	}
-	pthread_mutex_unlock(&s->resizing);
-	if (found)
-		fputs("end\n", out);
+	asks = calloc(s->disks, sizeof(*asks));
+	if (asks)
+		serve_resize_disks(s, asks, name, out);
 	else
-		fprintf(out, "error no disk here is called %s\n", name);
+		fputs("error the server has no memory for an answer\n", out);
+	free(asks);
+	pthread_mutex_unlock(&s->resizing);
 }
 
 static void serve_answer(void *arg, const char *request, FILE *out)

@@ -192,6 +192,34 @@ def test_servers_that_do_not_tell_their_size_keep_nobody_from_ending():
         check("a.s: served 0 clients" in server.said(), server.said())
 
 
+def test_servers_that_do_not_tell_their_size_are_waited_for_together():
+    nbd_works()
+    make_image("far", MIB)
+    make_image("near", MIB)
+    far = Nbd("far")
+    with far as url, Server(None, "--disk", f"socket=a.s,image={url}",
+                            "--disk", f"socket=b.s,image={url}",
+                            "--disk", "socket=c.s,image=near", socket="c.s") as server:
+        os.truncate("near", 2 * MIB)
+        held = f"/proc/{server.pid}/fd"
+        before = len(os.listdir(held))
+        far.process.send_signal(signal.SIGSTOP)
+        try:
+            resize = subprocess.Popen([VIRTQ, "resize", str(server.pid)], stdout=subprocess.PIPE,
+                                      stderr=subprocess.STDOUT, text=True)
+            # The resize's connection, and one to who is mute for each disk of its.
+            wait_until("both to be asked", lambda: len(os.listdir(held)) >= before + 3, 5)
+            # Nor does the other disk wait for them.
+            wait_until("the file", lambda: block("c.s")["capacity_bytes"] == 2 * MIB, 2)
+            check(resize.poll() is None, "there was nothing to wait for")
+        finally:
+            far.process.send_signal(signal.SIGCONT)
+        said = resize.communicate(timeout=20)[0]
+        check(resize.returncode == 0, resize.returncode, said)
+        check([line.split(":")[0] for line in said.splitlines()] == ["a.s", "b.s", "c.s"], said)
+        check("still" in said and "2097152 bytes" in said, said)
+
+
 def test_network_block_device_beside_files():
     nbd_works()
     make_image("far", 2 * MIB, seed=84)
