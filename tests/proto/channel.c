@@ -8,12 +8,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define CHANGES_MANY 20000u
@@ -36,13 +34,6 @@ static int client_with_channel(struct rig *r, int *ours)
 	close(ends[1]);
 	*ours = ends[0];
 	return fd;
-}
-
-static bool readable(int fd, int ms)
-{
-	struct pollfd p = { fd, POLLIN, 0 };
-
-	return poll(&p, 1, ms) == 1;
 }
 
 /* Exactly one message: the change, with no answer asked for. */
@@ -233,14 +224,6 @@ static void test_odd_channels(void **state)
 	close(lonely);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
 /* It is never waited for: nobody but the client can have made its socket blocking. */
 static void test_client_that_never_reads(void **state)
 {
@@ -304,7 +287,7 @@ static void test_changes_from_other_threads_while_clients_come_and_go(void **sta
 		pthread_join(threads[i], NULL);
 	rig_await(r, VIRTQ_VU_DISCONNECTED, 50, NULL);
 	for (int i = 0; open_fds() != before && i < 200; i++)
-		nanosleep(&(struct timespec){ 0, 5000000 }, NULL);
+		sleep_ms(5);
 	assert_int_equal(open_fds(), before);
 }
 

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "transport/vu_waiting.h"
@@ -299,22 +297,13 @@ static void test_those_who_go_leave_room_in_the_backlog(void **state)
 	assert_int_equal(rig_events(r, VIRTQ_VU_CONNECTED), 3);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* It is closed: within @ms, or at 0, already. */
 static bool hung_up_on(int fd, unsigned int ms)
 {
-	struct pollfd p = { fd, POLLIN, 0 };
 	char byte;
 	ssize_t n;
 
-	if (poll(&p, 1, (int)ms) != 1)
+	if (!readable(fd, (int)ms))
 		return false;
 	n = recv(fd, &byte, 1, MSG_DONTWAIT);
 	/* The latter if something of ours was not read. */

@@ -8,18 +8,11 @@
 
 #include "rig.h"
 
-#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BUFFERS 0x80000u
-
-static inline void sleep_ms(unsigned int ms)
-{
-	nanosleep(&(struct timespec){ ms / 1000, (long)(ms % 1000) * 1000000 }, NULL);
-}
 
 /* The four worlds: over a socket and in one process, split and packed. */
 static inline struct virtq_transport *open_world(struct rig *r, unsigned int world,
@@ -93,16 +86,9 @@ static inline int back_within(struct queue *q, unsigned int ms)
 	return -1;
 }
 
-static inline bool signalled_within(int fd, int ms)
-{
-	struct pollfd p = { fd, POLLIN, 0 };
-
-	return poll(&p, 1, ms) == 1;
-}
-
 static inline bool signalled(int fd)
 {
-	return signalled_within(fd, 0);
+	return readable(fd, 0);
 }
 
 /* Ends the request that the device holds, after a while, on a thread of its own. */

@@ -43,7 +43,7 @@ static void test_nothing_before_live(void **state)
 		queue_enable(&q, 1);
 		for (int n = 0; n < 4; n++)
 			assert_int_equal(back_within(&q, 2000), n);
-		assert_true(signalled_within(q.call_fd, 2000));	/* after the request is back */
+		assert_true(readable(q.call_fd, 2000));	/* after the request is back */
 		close(fd);
 		queue_close(&q);
 	}

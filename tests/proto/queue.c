@@ -2,7 +2,6 @@
 /* See rig.h: a queue of the client's. */
 #include "rig.h"
 
-#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -164,11 +163,9 @@ void queue_unanswered(struct queue *q, int ms)
 
 void queue_kick_taken(struct queue *q)
 {
-	struct pollfd kick = { q->kick_fd, POLLIN, 0 };
-
-	for (unsigned int ms = 0; poll(&kick, 1, 0) == 1; ms++) {
+	for (unsigned int ms = 0; readable(q->kick_fd, 0); ms++) {
 		assert_true(ms < 10000);
-		usleep(1000);
+		sleep_ms(1);
 	}
 }
 

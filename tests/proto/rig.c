@@ -186,11 +186,26 @@ int rig_teardown(void **state)
 	return 0;
 }
 
-static void sleep_ms(unsigned int ms)
+void sleep_ms(unsigned int ms)
 {
 	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
 
 	nanosleep(&t, NULL);
+}
+
+bool readable(int fd, int ms)
+{
+	struct pollfd p = { fd, POLLIN, 0 };
+
+	return poll(&p, 1, ms) == 1;
+}
+
+uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 unsigned int rig_events(struct rig *r, enum virtq_vhost_user_event kind)
@@ -287,13 +302,6 @@ void client_send_fds(int fd, uint32_t request, uint32_t flags, const void *paylo
 void client_send(int fd, uint32_t request, const void *payload, size_t bytes)
 {
 	client_send_fds(fd, request, VHOST_USER_VERSION, payload, bytes, NULL, 0);
-}
-
-static bool readable(int fd, int ms)
-{
-	struct pollfd p = { fd, POLLIN, 0 };
-
-	return poll(&p, 1, ms) == 1;
 }
 
 static void read_all(int fd, void *dst, size_t bytes)

@@ -78,6 +78,10 @@ void rig_await(struct rig *r, enum virtq_vhost_user_event kind, unsigned int cou
 void skip_unless_requests_overlap(const struct rig *r);
 /* Open descriptors of this process. */
 unsigned int open_fds(void);
+/* Is there something to read, or an end, within @ms? */
+bool readable(int fd, int ms);
+void sleep_ms(unsigned int ms);
+uint64_t now_ms(void);
 
 /* ---- The client. ---- */
 

@@ -152,15 +152,12 @@ static void test_get_vring_base_does_not_wait_for_ever(void **state)
 static void test_reset_device_forgets_what_is_in_flight(void **state)
 {
 	struct rig *r = *state;
-	struct timespec before, after;
 	struct queue q;
 	int fd = open_stuck(r, &q);
+	uint64_t before = now_ms();
 
-	clock_gettime(CLOCK_MONOTONIC, &before);
 	assert_int_equal(client_ask(fd, VHOST_USER_RESET_DEVICE, NULL, 0), 0);
-	clock_gettime(CLOCK_MONOTONIC, &after);
-	assert_true((after.tv_sec - before.tv_sec) * 1000 +
-		    (after.tv_nsec - before.tv_nsec) / 1000000 < RIG_DRAIN_MS * 3 / 4);
+	assert_true(now_ms() - before < RIG_DRAIN_MS * 3 / 4);
 	queue_unanswered(&q, 100);
 	queue_leave(r, &q);
 }
