@@ -49,7 +49,7 @@ struct engine_timer {
  */
 struct engine_slot {
 	/* What every request needs, in one line of cache. */
-	struct engine_slot *next;	/* in completed, in ended, or waiting with the sync engine */
+	struct engine_slot *next;	/* in completed, ended, waits, or with the sync engine */
 	struct virtq_engine_queue *queue;
 	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
 	uint64_t popped_ns;
@@ -121,6 +121,7 @@ struct virtq_engine_queue {
 	uint32_t performing;		/* those with an operation, completed or not */
 	uint32_t out;			/* those whose operation is with the kernel, or completed */
 	uint32_t held;			/* those that the model keeps */
+	struct engine_slot *waits, **waits_end;	/* were held, and need a credit to go on */
 	uint32_t cancelled;		/* ended before their time since @ending came */
 	struct engine_aux aux[AUX_COUNT];
 
@@ -377,6 +378,8 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 void queue_finish(struct engine_slot *slot);
 /* Station 4 for held requests that have ended. Returns true if there were any. */
 bool queue_finish_held(struct virtq_engine_queue *q);
+/* What it is to do next, taken out of virtq_engine_queue.waits. */
+void queue_begin(struct engine_slot *slot);
 /* What models begin from now on does not lead to an end: not for ever, then. */
 void queue_give_chances(struct virtq_engine_queue *q);
 /* End everything that is in flight, as soon as it can be. */

@@ -73,6 +73,7 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 		q->slots[i] = (struct engine_slot){ .queue = q };
 	pthread_mutex_init(&q->lock, NULL);
 	q->ended_end = &q->ended;
+	q->waits_end = &q->waits;
 	q->engine = e;
 	q->model = config->model;
 	q->ring = config->ring;
@@ -369,6 +370,25 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 	return true;
 }
 
+/*
+ * What goes on after it was held takes its credit before what is new. Of a queue that
+ * takes nothing new it goes on without one, for it must end.
+ */
+static void begin_waiting(struct virtq_engine_queue *q)
+{
+	bool needs_credit = takes_requests(q);
+	struct engine_slot *slot;
+
+	while ((slot = q->waits) && q->phase != QUEUE_LEAVES) {
+		if (needs_credit && !queue_credits(q))
+			return;
+		q->waits = slot->next;
+		if (!q->waits)
+			q->waits_end = &q->waits;
+		queue_begin(slot);
+	}
+}
+
 bool queue_serve(struct virtq_engine_queue *q)
 {
 	struct virtq_req *reqs[ENGINE_BATCH];
@@ -376,6 +396,8 @@ bool queue_serve(struct virtq_engine_queue *q)
 	int n;
 
 	q->blocked = false;
+	if (UNLIKELY(q->waits))
+		begin_waiting(q);
 	if (!takes_requests(q))
 		return false;
 	max = credits = queue_credits(q);

@@ -290,17 +290,28 @@ static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
 static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
 	int64_t result = slot->result;
+	enum virtq_verdict verdict;
 
 	if (result < 0)
 		slot->req->failed = 1;
 	if (result == -ECANCELED && q->phase == QUEUE_CANCELS)
 		slot->cancelled = true;
 	PROBE_FINISH(slot->req, result);
-	if (UNLIKELY(slot->doomed)) {
-		follow(q, slot, give_up(q, slot));
+	verdict = UNLIKELY(slot->doomed) ? give_up(q, slot) :
+		  q->model->ops->finish(q->model, slot->req, &slot->op, result);
+	/* It was held, and has no credit any more: queue_serve() follows. */
+	if (UNLIKELY(verdict == VIRTQ_SUBMIT && !slot->performing)) {
+		slot->next = NULL;
+		*q->waits_end = slot;
+		q->waits_end = &slot->next;
 		return;
 	}
-	follow(q, slot, q->model->ops->finish(q->model, slot->req, &slot->op, result));
+	follow(q, slot, verdict);
+}
+
+void queue_begin(struct engine_slot *slot)
+{
+	follow(slot->queue, slot, VIRTQ_SUBMIT);
 }
 
 void queue_finish(struct engine_slot *slot)

@@ -7,14 +7,19 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
+#include "engine/uring.h"
 
 /* ---- Queues whose operations wait until the test lets them end --------------- */
 
-/* Every request reads one byte from a pipe. */
+#define GOES_ON 77		/* no result of a read of one byte */
+
+/* Every request reads one byte from a pipe, perhaps after it was held. */
 struct waiter {
 	struct virtq_model model;
 	int fds[2];
+	bool holds;
+	struct virtq_req *held[200];	/* the engine's thread writes */
+	int holding;			/* atomic: how many */
 	int started, finished;		/* atomic: the engine's thread writes */
 	struct pair pair;
 	struct virtq_engine_queue *queue;
@@ -25,7 +30,11 @@ static enum virtq_verdict waiter_start(struct virtq_model *model, struct virtq_r
 {
 	struct waiter *w = (struct waiter *)(void *)model;
 
-	(void)req;
+	if (w->holds) {
+		w->held[w->holding] = req;
+		__atomic_fetch_add(&w->holding, 1, __ATOMIC_SEQ_CST);
+		return VIRTQ_HOLD;
+	}
 	__atomic_fetch_add(&w->started, 1, __ATOMIC_SEQ_CST);
 	*op = (struct virtq_op){ .kind = VIRTQ_OP_READ, .fd = w->fds[0] };
 	return VIRTQ_SUBMIT;
@@ -37,8 +46,10 @@ static enum virtq_verdict waiter_finish(struct virtq_model *model, struct virtq_
 	struct waiter *w = (struct waiter *)(void *)model;
 
 	(void)req;
-	(void)op;
-	(void)result;
+	if (result == GOES_ON) {
+		*op = (struct virtq_op){ .kind = VIRTQ_OP_READ, .fd = w->fds[0] };
+		return VIRTQ_SUBMIT;
+	}
 	__atomic_fetch_add(&w->finished, 1, __ATOMIC_SEQ_CST);
 	return VIRTQ_DONE;
 }
@@ -48,10 +59,9 @@ static const struct virtq_model_ops waiter_ops = {
 	.start = waiter_start, .finish = waiter_finish,
 };
 
-static void waiter_open(struct waiter *w, struct virtq_engine *engine,
-			const struct pair_shape *shape, unsigned int requests)
+static void waiter_add(struct waiter *w, struct virtq_engine *engine,
+		       const struct pair_shape *shape, unsigned int requests)
 {
-	memset(w, 0, sizeof(*w));
 	w->model = (struct virtq_model){ .ops = &waiter_ops, .queues = 1 };
 	assert_int_equal(pipe2(w->fds, O_CLOEXEC), 0);
 	pair_open(&w->pair, shape, &w->model, 4096);
@@ -69,11 +79,50 @@ static void waiter_open(struct waiter *w, struct virtq_engine *engine,
 	w->pair.device = NULL;
 }
 
+static void waiter_open(struct waiter *w, struct virtq_engine *engine,
+			const struct pair_shape *shape, unsigned int requests)
+{
+	memset(w, 0, sizeof(*w));
+	waiter_add(w, engine, shape, requests);
+}
+
+/* All of them are held first, and then shall go on at the same time. */
+static void waiter_open_held(struct waiter *w, struct virtq_engine *engine,
+			     const struct pair_shape *shape, int requests)
+{
+	memset(w, 0, sizeof(*w));
+	w->holds = true;
+	waiter_add(w, engine, shape, (unsigned int)requests);
+	for (unsigned int ms = 0; __atomic_load_n(&w->holding, __ATOMIC_SEQ_CST) < requests; ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
+	for (int i = 0; i < requests; i++)
+		virtq_engine_complete(w->held[i], GOES_ON);
+}
+
+/* As the engine counts them, of a queue that is on. */
+static int waiter_performing(const struct waiter *w)
+{
+	virtq_engine_queue_enable(w->queue, true);	/* a message: what follows is read after it */
+	return (int)w->queue->performing;
+}
+
 static int waiter_busy(const struct waiter *w)
 {
 	int finished = __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST);
 
 	return __atomic_load_n(&w->started, __ATOMIC_SEQ_CST) - finished;
+}
+
+/* Until so many operations have ended since the beginning. */
+static void waiter_wait(const struct waiter *w, int finished)
+{
+	for (unsigned int ms = 0; __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST) < finished;
+	     ms++) {
+		assert_true(ms < WAIT_MS);
+		usleep(1000);
+	}
 }
 
 /* Let @n operations end, and wait until they have. */
@@ -83,17 +132,15 @@ static void waiter_feed(struct waiter *w, int n)
 
 	for (int i = 0; i < n; i++)
 		assert_int_equal(write(w->fds[1], "x", 1), 1);
-	for (unsigned int ms = 0; __atomic_load_n(&w->finished, __ATOMIC_SEQ_CST) < until; ms++) {
-		assert_true(ms < WAIT_MS);
-		usleep(1000);
-	}
+	waiter_wait(w, until);
 }
 
 static void waiter_close(struct waiter *w)
 {
 	/* The writing end first: what waits to read comes to the end of the file. */
 	close(w->fds[1]);
-	w->pair.device = virtq_engine_remove(w->queue);
+	if (w->queue)
+		w->pair.device = virtq_engine_remove(w->queue);
 	close(w->fds[0]);
 	pair_close(&w->pair);
 }
@@ -139,6 +186,100 @@ static void busy_queues_get_equal_parts(void **state)
 	waiter_close(&second);
 	waiter_close(&first);
 	virtq_engine_destroy(engine);
+}
+
+/* What goes on after it was held needs a credit like any other, and is before what is new. */
+static void who_was_held_gets_no_more_than_others(void **state)
+{
+	struct virtq_engine *engine = engine_of(VIRTQ_ENGINE_URING, 16, 0);	/* 32 credits */
+	struct waiter first, second;
+	int all;
+
+	waiter_open_held(&first, engine, *state, 150);
+	usleep(50000);
+	assert_int_equal(waiter_performing(&first), 32);
+	waiter_open(&second, engine, *state, 200);
+	usleep(50000);
+	assert_int_equal(waiter_busy(&second), 8);
+	for (int i = 0; i < 40; i++) {
+		waiter_feed(&first, 1);
+		usleep(2000);
+	}
+	usleep(20000);
+	all = waiter_performing(&first) + waiter_busy(&second);
+	assert_in_range(all, 24, 32);
+	assert_in_range(waiter_performing(&first), all / 2 - 2, all / 2 + 2);
+	/* New ones come when none of those waits any more. */
+	first.holds = false;
+	for (unsigned int i = 0; i < 10; i++) {
+		struct chain c = { .readable = 0 };
+
+		chain_writable(&c, i, 1);
+		chain_add(&first.pair, &c, &first);
+	}
+	virtq_driver_publish(first.pair.driver);
+	waiter_feed(&first, 20);
+	usleep(20000);
+	assert_int_equal(first.started, 0);
+	waiter_feed(&first, 100);
+	assert_int_equal(first.finished, 160);
+	assert_int_equal(waiter_performing(&first), 0);
+	waiter_close(&second);
+	waiter_close(&first);
+	virtq_engine_destroy(engine);
+}
+
+/* Nothing in flight is left behind, whatever becomes of the queue. */
+static void who_waits_for_a_credit_ends_with_its_queue(void **state)
+{
+	enum { BY_PAUSE, BY_DISABLE, BY_MOVE, BY_FAILURE, BY_RESET, BY_REMOVE, ENDS };
+	const struct virtq_engine_config config = {	/* by its fd, which is taken away */
+		.kind = VIRTQ_ENGINE_URING, .entries = 16, .drain_ms = 300,
+		.forbid = VIRTQ_USE_RING_FD };
+	struct virtq_engine *other = engine_with(&config);
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	for (unsigned int how = 0; how < ENDS; how++) {
+		struct virtq_engine *engine = engine_with(&config);
+		struct virtq_engine_stats stats;
+		struct waiter w;
+
+		waiter_open_held(&w, engine, *state, 200);
+		usleep(20000);
+		assert_int_equal(waiter_performing(&w), 32);
+		switch (how) {
+		case BY_PAUSE:
+			assert_int_equal(virtq_engine_pause(&w.queue, 1, NULL), 1);
+			assert_int_equal(w.finished, 200);
+			break;
+		case BY_DISABLE:
+			virtq_engine_queue_enable(w.queue, false);
+			waiter_feed(&w, 200);
+			break;
+		case BY_MOVE:
+			assert_int_equal(virtq_engine_move(w.queue, other), 0);
+			usleep(20000);
+			assert_int_equal(waiter_performing(&w), 32);
+			waiter_feed(&w, 200);
+			break;
+		case BY_FAILURE:
+			assert_true(dup3(null, engine->uring->ring.ring_fd, O_CLOEXEC) >= 0);
+			virtq_engine_queue_enable(w.queue, true);
+			waiter_wait(&w, 200);
+			assert_int_equal(virtq_engine_error(engine), -EOPNOTSUPP);
+			break;
+		default:
+			w.pair.device = engine_remove_stats(w.queue, how == BY_RESET, &stats);
+			w.queue = NULL;
+			assert_int_equal(w.finished, 200);
+			assert_int_equal(stats.cancelled, 200);
+			break;
+		}
+		waiter_close(&w);
+		virtq_engine_destroy(engine);
+	}
+	virtq_engine_destroy(other);
+	close(null);
 }
 
 /* Far more queues than credits, submission entries, or what fits a byte: all of them go on. */
@@ -380,6 +521,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON(split_shape, busy_queues_get_equal_parts),
 		ON(packed_shape, busy_queues_get_equal_parts),
+		ON(split_shape, who_was_held_gets_no_more_than_others),
+		ON(packed_shape, who_was_held_gets_no_more_than_others),
+		ON(split_shape, who_waits_for_a_credit_ends_with_its_queue),
+		ON(packed_shape, who_waits_for_a_credit_ends_with_its_queue),
 		ON(split_shape, more_queues_than_credits),
 		ON(packed_shape, more_queues_than_credits),
 		ON(split_shape, what_ends_together_is_shared_equally),
