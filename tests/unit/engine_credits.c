@@ -104,8 +104,13 @@ static void waiter_open_held(struct waiter *w, struct virtq_engine *engine,
 /* As the engine counts them, of a queue that is on. */
 static int waiter_performing(const struct waiter *w)
 {
-	virtq_engine_queue_enable(w->queue, true);	/* a message: what follows is read after it */
-	return (int)w->queue->performing;
+	int performing;
+
+	/* Messages: what is read comes between them. */
+	virtq_engine_queue_enable(w->queue, true);
+	performing = (int)w->queue->performing;
+	virtq_engine_queue_enable(w->queue, true);
+	return performing;
 }
 
 static int waiter_busy(const struct waiter *w)
@@ -220,7 +225,7 @@ static void who_was_held_gets_no_more_than_others(void **state)
 	virtq_driver_publish(first.pair.driver);
 	waiter_feed(&first, 20);
 	usleep(20000);
-	assert_int_equal(first.started, 0);
+	assert_int_equal(__atomic_load_n(&first.started, __ATOMIC_SEQ_CST), 0);
 	waiter_feed(&first, 100);
 	assert_int_equal(first.finished, 160);
 	assert_int_equal(waiter_performing(&first), 0);
