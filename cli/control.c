@@ -286,15 +286,18 @@ void control_stop(struct control *c)
 bool control_close(struct control *c)
 {
 	struct timespec until;
+	bool ended = true;
 
 	if (!c)
 		return true;
 	control_stop(c);
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += CONTROL_CLOSE_MS / 1000;
+	/* Each: of one that still answers the other knows nothing. */
 	for (; c->running; c->running--)
-		if (pthread_timedjoin_np(c->thread[c->running - 1], NULL, &until))
-			return false;
+		ended &= pthread_timedjoin_np(c->thread[c->running - 1], NULL, &until) == 0;
+	if (!ended)
+		return false;
 	close(c->fd);
 	close(c->stop_fd);
 	free(c);
