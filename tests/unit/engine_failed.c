@@ -464,11 +464,14 @@ static void *stepper_thread(void *arg)
 	virtq_engine_add(engine, &(struct virtq_engine_queue_config){
 		.model = &p->t->model, .ring = p->device, .enabled = true,
 		.kick_fd = virtq_notify_open(), .call_fd = -1, .err_fd = -1 }, &queue);
-	for (p->steps = 0; p->steps < 1000 && p->back < 2; p->steps++) {
+	for (p->steps = 0; p->steps < 1000 && p->back < 2 && p->t->denied >= 0; p->steps++) {
 		p->wait = virtq_engine_step(engine);
 		p->back += virtq_driver_get(p->driver, &done, 1) == 1;
-		poll(NULL, 0, p->wait > 10 ? 10 : p->wait);
+		poll(NULL, 0, p->wait < 0 || p->wait > 10 ? 10 : p->wait);
 	}
+	/* Without the filter nothing else ends what is polled for. */
+	if (p->t->denied < 0 && write(p->t->fds[1], "", 1) != 1)
+		return NULL;
 	for (unsigned int i = 0; i < 100000 && !(p->wait = virtq_engine_step(engine)); i++)
 		;	/* it spins for a moment, as any does */
 	p->error = virtq_engine_error(engine);
