@@ -2,6 +2,7 @@
 /* A file or block device as a store: opened, locked, measured. */
 #include "dev/store_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -72,12 +73,50 @@ static int lock_for_reading(int fd)
 	return rc;
 }
 
+/* Does this file of ours, by the name of its number in @fds, hold a lock? */
+static bool holds_lock(DIR *fds, const char *name)
+{
+	char text[512];
+	int fd = openat(dirfd(fds), name, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	return strstr(text, "\nlock:");
+}
+
+/* Is it this program, with another disk, that holds the lock in our way? */
+static bool is_locked_by_us(int fd)
+{
+	DIR *fds = opendir("/proc/self/fdinfo");
+	const struct dirent *entry;
+	struct stat st, other;
+	bool ours = false;
+
+	if (!fds)
+		return false;	/* nobody who could tell */
+	while (!ours && fstat(fd, &st) == 0 && (entry = readdir(fds))) {
+		int number = atoi(entry->d_name);
+
+		ours = entry->d_name[0] != '.' && number != fd && fstat(number, &other) == 0 &&
+		       other.st_dev == st.st_dev && other.st_ino == st.st_ino &&
+		       holds_lock(fds, entry->d_name);
+	}
+	closedir(fds);
+	return ours;
+}
+
 static int lock_file(const struct file_store *f, const char *path, bool read_only,
 		     struct virtq_error *err)
 {
 	int rc = read_only ? lock_for_reading(f->fd) :
 			     lock_range(f->fd, F_OFD_SETLK, F_WRLCK, 0, 0);
 
+	if (rc == -EBUSY && is_locked_by_us(f->fd))
+		return error_set(err, rc,
+				 "%s is in use by this program itself: only disks that write nothing can share it",
+				 path);
 	if (rc == -EBUSY)
 		return error_set(err, rc, "%s is in use by somebody else, who %s", path,
 				 read_only ? "writes to it" : "holds a lock on it");

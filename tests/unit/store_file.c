@@ -4,8 +4,11 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -50,7 +53,8 @@ static void one_writer_or_many_readers(void **state)
 	(void)state;
 	first = store_make(path, NULL);
 	assert_store_refused(path, NULL, -EBUSY, path);
-	assert_store_refused(path, &ro, -EBUSY, path);
+	assert_store_refused(path, NULL, -EBUSY, "in use by this program itself");
+	assert_store_refused(path, &ro, -EBUSY, "in use by this program itself");
 	virtq_store_close(first);
 
 	first = store_make(path, &ro);
@@ -62,6 +66,39 @@ static void one_writer_or_many_readers(void **state)
 
 	first = store_make(path, NULL);
 	virtq_store_close(first);
+	file_drop(path);
+}
+
+/* Also if this program has the file open, without a lock. */
+static void somebody_else_is_called_so(void **state)
+{
+	char *path = file_make(512), byte;
+	int fds[2], fd;
+	pid_t child;
+
+	(void)state;
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (!child) {
+		struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fcntl(fd, F_OFD_SETLK, &all) || write(fds[1], "x", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_store_refused(path, NULL, -EBUSY, "somebody else, who holds a lock");
+	assert_store_refused(path, &ro, -EBUSY, "somebody else, who writes");
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	close(fd);
+	close(fds[0]);
 	file_drop(path);
 }
 
@@ -472,6 +509,7 @@ int main(void)
 		cmocka_unit_test(sizes_that_are_no_disk),
 		cmocka_unit_test(files_that_are_no_disk),
 		cmocka_unit_test(one_writer_or_many_readers),
+		cmocka_unit_test(somebody_else_is_called_so),
 		cmocka_unit_test(locks_are_those_of_qemu),
 		cmocka_unit_test(a_file_is_measured),
 		cmocka_unit_test(another_size_is_seen),
