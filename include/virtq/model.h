@@ -39,6 +39,7 @@ enum virtq_op_kind {
 	VIRTQ_OP_ALLOCATE,	/* fallocate(fd, flags, offset, bytes) */
 	VIRTQ_OP_POLL,		/* wait until fd has one of the poll events in flags */
 	VIRTQ_OP_TIMEOUT,	/* wait for bytes nanoseconds */
+	VIRTQ_OP_TURN,		/* wait for the queue's turn to copy bytes in finish() */
 };
 
 /* READ, WRITE, SYNC: fd stays open, and the same file, as long as the model has queues. */
@@ -47,7 +48,7 @@ enum virtq_op_kind {
 /**
  * struct virtq_op - one operation, described by a model for an engine
  * @kind:   what to do
- * @fd:     on which file; none for TIMEOUT
+ * @fd:     on which file; none for TIMEOUT and TURN
  * @offset: where in it, bytes; READ, WRITE, ALLOCATE
  * @spans:  READ and WRITE: memory of the model's own instead of the request's,
  *          or NULL. It stays until finish(); the engine shortens the spans as the
@@ -55,15 +56,17 @@ enum virtq_op_kind {
  * @span_count: how many
  * @flags:  ALLOCATE: fallocate()'s mode; POLL: events; the others: 0, or
  *          VIRTQ_OP_FILE_STAYS, with which the engine may have the kernel keep the file
- * @bytes:  ALLOCATE: how many bytes; TIMEOUT: nanoseconds
+ * @bytes:  ALLOCATE: how many bytes; TIMEOUT: nanoseconds; TURN: how many bytes the
+ *          model will copy next. What takes the engine's thread long (1 MiB is long)
+ *          is done in pieces with a TURN between them, so that other queues have theirs
  * @next:   performed when this one has succeeded as a whole, or NULL. Lies in
  *          the model's request struct and stays until finish()
  *
  * Without @spans, READ and WRITE move the request's cursor past what was
  * transferred, and READ counts it as written, whether or not the operation
  * succeeds as a whole: finish() finds there how far it came. With @spans the
- * request is left alone. Short transfers are continued, and vectors longer than
- * the kernel takes go in pieces. -EINTR and -EAGAIN are tried again, the latter
+ * request is left alone. Short transfers are continued, and what is longer than
+ * 1 MiB, or than the kernel takes, goes in pieces. -EINTR and -EAGAIN are tried again, the latter
  * after a pause, for a second or two; everything else is finish()'s business.
  *
  * An operation has succeeded as a whole when it did not fail and, for READ and

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Two stores that answer at once: one that is nothing, to measure what is around
- * it, and one that is memory.
+ * Two stores that need nobody: one that is nothing, to measure what is around it,
+ * and one that is memory.
  */
 #include "dev/store.h"
 
@@ -65,9 +65,11 @@ int store_null_open(struct virtq_store **out, uint64_t bytes,
 
 /* ---- Memory -------------------------------------------------------------- */
 
-/* Zeroes, also those that erase, are written by the engine's thread, which has other things to do. */
 #define RAM_WRITE_MAX ((uint64_t)8 << 20)
 #define RAM_DISCARD_MAX ((uint64_t)1 << 30)
+
+/* All is done by the engine's thread, so much at once: then other queues have their turn. */
+#define RAM_PIECE_BYTES ((uint64_t)1 << 20)
 
 struct ram_store {
 	struct virtq_store store;
@@ -85,17 +87,17 @@ static void ram_discard(const struct ram_store *ram, uint64_t offset, uint64_t b
 		madvise(ram->memory + from, (size_t)(to - from), MADV_DONTNEED);
 }
 
-static void ram_zero(const struct ram_store *ram, const struct virtq_store_io *io)
+static void ram_zero(const struct ram_store *ram, uint64_t offset, uint64_t bytes, bool unmap)
 {
-	uint64_t end = io->offset + io->bytes;
-	uint64_t from = align_up(io->offset, ram->page_bytes), to = end - end % ram->page_bytes;
+	uint64_t end = offset + bytes;
+	uint64_t from = align_up(offset, ram->page_bytes), to = end - end % ram->page_bytes;
 
-	if (!(io->flags & VIRTQ_STORE_MAY_UNMAP) || from >= to ||
+	if (!unmap || from >= to ||
 	    madvise(ram->memory + from, (size_t)(to - from), MADV_DONTNEED)) {
-		memset(ram->memory + io->offset, 0, (size_t)io->bytes);
+		memset(ram->memory + offset, 0, (size_t)bytes);
 		return;
 	}
-	memset(ram->memory + io->offset, 0, (size_t)(from - io->offset));
+	memset(ram->memory + offset, 0, (size_t)(from - offset));
 	memset(ram->memory + to, 0, (size_t)(end - to));
 }
 
@@ -103,10 +105,59 @@ static void ram_zero(const struct ram_store *ram, const struct virtq_store_io *i
  * Overwritten first: pages that are only given back keep what they hold until
  * somebody else gets them, and what was swapped out of them stays where it is.
  */
-static void ram_erase(const struct ram_store *ram, const struct virtq_store_io *io)
+static void ram_erase(const struct ram_store *ram, uint64_t offset, uint64_t bytes)
 {
-	explicit_bzero(ram->memory + io->offset, (size_t)io->bytes);
-	ram_discard(ram, io->offset, io->bytes);
+	explicit_bzero(ram->memory + offset, (size_t)bytes);
+	ram_discard(ram, offset, bytes);
+}
+
+/* Of what it keeps in io->room it needs only this. */
+static uint64_t *ram_done(struct virtq_store_io *io)
+{
+	return io->room;
+}
+
+/* So much is to be done next. All pieces but the first begin where pages do. */
+static uint64_t ram_piece(struct virtq_store_io *io)
+{
+	uint64_t left = io->bytes - *ram_done(io);
+	uint64_t piece = RAM_PIECE_BYTES - (io->offset + *ram_done(io)) % RAM_PIECE_BYTES;
+
+	return piece < left ? piece : left;
+}
+
+static enum virtq_verdict ram_await_turn(struct virtq_store_io *io, struct virtq_op *op)
+{
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_TURN, .bytes = ram_piece(io) };
+	return VIRTQ_SUBMIT;
+}
+
+static enum virtq_verdict ram_go_on(struct ram_store *ram, struct virtq_store_io *io,
+				    struct virtq_op *op)
+{
+	uint64_t at = io->offset + *ram_done(io), piece = ram_piece(io);
+
+	switch (io->kind) {
+	case VIRTQ_STORE_READ:
+		virtq_req_write(io->req, ram->memory + at, (size_t)piece);
+		break;
+	case VIRTQ_STORE_WRITE:
+		virtq_req_read(io->req, ram->memory + at, (size_t)piece);
+		break;
+	case VIRTQ_STORE_FLUSH:		/* as stable as it will ever be */
+		break;
+	case VIRTQ_STORE_DISCARD:
+		ram_discard(ram, at, piece);
+		break;
+	case VIRTQ_STORE_ZERO:
+		ram_zero(ram, at, piece, io->flags & VIRTQ_STORE_MAY_UNMAP);
+		break;
+	case VIRTQ_STORE_ERASE:
+		ram_erase(ram, at, piece);
+		break;
+	}
+	*ram_done(io) += piece;
+	return *ram_done(io) == io->bytes ? ended(io, 0) : ram_await_turn(io, op);
 }
 
 static enum virtq_verdict ram_start(struct virtq_store *store, struct virtq_store_io *io,
@@ -114,27 +165,19 @@ static enum virtq_verdict ram_start(struct virtq_store *store, struct virtq_stor
 {
 	struct ram_store *ram = container_of(store, struct ram_store, store);
 
-	(void)op;
-	switch (io->kind) {
-	case VIRTQ_STORE_READ:
-		virtq_req_write(io->req, ram->memory + io->offset, (size_t)io->bytes);
-		return ended(io, 0);
-	case VIRTQ_STORE_WRITE:
-		virtq_req_read(io->req, ram->memory + io->offset, (size_t)io->bytes);
-		return ended(io, 0);
-	case VIRTQ_STORE_FLUSH:
-		return ended(io, 0);	/* as stable as it will ever be */
-	case VIRTQ_STORE_DISCARD:
-		ram_discard(ram, io->offset, io->bytes);
-		return ended(io, 0);
-	case VIRTQ_STORE_ZERO:
-		ram_zero(ram, io);
-		return ended(io, 0);
-	case VIRTQ_STORE_ERASE:
-		ram_erase(ram, io);
-		return ended(io, 0);
-	}
-	return ended(io, -EOPNOTSUPP);
+	*ram_done(io) = 0;
+	/* What a request is worth shows in its length, but not where it is for ranges. */
+	if (io->kind > VIRTQ_STORE_FLUSH)
+		return ram_await_turn(io, op);
+	return ram_go_on(ram, io, op);
+}
+
+static enum virtq_verdict ram_finish(struct virtq_store *store, struct virtq_store_io *io,
+				     struct virtq_op *op, int64_t result)
+{
+	struct ram_store *ram = container_of(store, struct ram_store, store);
+
+	return result < 0 ? ended(io, (int)result) : ram_go_on(ram, io, op);
 }
 
 static void ram_close(struct virtq_store *store)
@@ -146,7 +189,7 @@ static void ram_close(struct virtq_store *store)
 }
 
 static const struct virtq_store_ops ram_ops = {
-	.name = "ram", .start = ram_start, .close = ram_close,
+	.name = "ram", .start = ram_start, .finish = ram_finish, .close = ram_close,
 };
 
 int store_ram_open(struct virtq_store **out, uint64_t bytes,

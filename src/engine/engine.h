@@ -20,6 +20,8 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <sys/uio.h>
 
 #include <virtq/engine.h>
 
@@ -27,6 +29,12 @@
 
 #define ENGINE_BATCH 32u		/* requests popped per queue and round */
 #define ENGINE_PART 8u		/* of these, published together if answered at once */
+/*
+ * A queue's turn: so many bytes may be moved for it in a round, here or by the kernel
+ * on its behalf, or one piece; the other queues wait for them. A piece is no longer.
+ */
+#define ENGINE_TURN_BYTES ((uint64_t)1 << 20)
+#define ENGINE_SPANS_MAX 1024u		/* in a piece: the kernel's UIO_MAXIOV */
 #define FRUITLESS_MAX 32u		/* kicks in a row with nothing in the ring */
 #define SLOT_LINE 64u			/* bytes of cache that come together, nearly everywhere */
 #define ENGINE_RETRIES_MAX 100u		/* of one operation, without progress */
@@ -88,6 +96,10 @@ enum queue_phase {
 	QUEUE_PAUSED,	/* nothing in flight */
 };
 
+struct slot_list {
+	struct engine_slot *first, **end;
+};
+
 struct virtq_engine_queue {
 	struct virtq_engine_queue *next;
 	/*
@@ -121,7 +133,10 @@ struct virtq_engine_queue {
 	uint32_t performing;		/* those with an operation, completed or not */
 	uint32_t out;			/* those whose operation is with the kernel, or completed */
 	uint32_t held;			/* those that the model keeps */
-	struct engine_slot *waits, **waits_end;	/* were held, and need a credit to go on */
+	struct slot_list waits;		/* were held, and need a credit to go on */
+	struct slot_list rests;		/* go on when the queue has its next turn */
+	uint64_t turn_bytes;		/* that this turn has moved */
+	uint32_t fits;			/* so many requests are tried in a turn */
 	uint32_t cancelled;		/* ended before their time since @ending came */
 	struct engine_aux aux[AUX_COUNT];
 
@@ -319,14 +334,36 @@ static inline uint32_t engine_generation(struct virtq_engine *e)
 /* A piece of an operation has ended: @result bytes or -errno. Nothing is staged here. */
 void engine_completed(struct virtq_engine *e, struct engine_slot *slot, int64_t result);
 
-/* The spans that a READ or WRITE goes on with. Returns how many. */
-static inline uint32_t engine_spans(const struct engine_slot *slot, struct virtq_span **spans)
+_Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
+	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
+	       offsetof(struct virtq_span, len) == offsetof(struct iovec, iov_len),
+	       "spans are handed to the kernel as they are");
+
+/* What a READ or WRITE goes on with: some whole spans, or the beginning of one. */
+struct engine_piece {
+	const struct iovec *iov;
+	uint32_t count;
+	uint64_t bytes;
+};
+
+static inline struct engine_piece engine_piece(const struct engine_slot *slot)
 {
 	const struct virtq_op *op = &slot->op;
-	struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr : &slot->req->rd;
+	const struct virtq_cursor *c = op->kind == VIRTQ_OP_READ ? &slot->req->wr :
+								   &slot->req->rd;
+	const struct virtq_span *spans = op->spans ? op->spans : c->spans;
+	uint32_t left = op->spans ? op->span_count : c->count;
+	struct engine_piece p = { (const struct iovec *)(const void *)spans, 0, 0 };
 
-	*spans = op->spans ? op->spans : c->spans;
-	return op->spans ? op->span_count : c->count;
+	while (p.count < left && p.count < ENGINE_SPANS_MAX &&
+	       p.bytes + spans[p.count].len <= ENGINE_TURN_BYTES)
+		p.bytes += spans[p.count++].len;
+	if (!p.bytes && p.count < left) {
+		p.iov += p.count;
+		p.count = 1;
+		p.bytes = p.iov->iov_len < ENGINE_TURN_BYTES ? p.iov->iov_len : ENGINE_TURN_BYTES;
+	}
+	return p;
 }
 
 /* The kick fd is readable, or with @hung_up will never be again. */
@@ -338,6 +375,10 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 		 struct virtq_engine_queue **out);
 void queue_free(struct virtq_engine_queue *q);
 
+/* It is enabled, whole, and nobody wants it to end. */
+bool queue_takes_requests(const struct virtq_engine_queue *q);
+/* How many operations such a queue may add. */
+uint32_t queue_credits(const struct virtq_engine_queue *q);
 /* Station 1 to 3. Returns true if the ring may hold more that can be taken now. */
 bool queue_serve(struct virtq_engine_queue *q);
 /* The loan of @req ends here; the driver sees it at the next publication. */
@@ -378,8 +419,11 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 void queue_finish(struct engine_slot *slot);
 /* Station 4 for held requests that have ended. Returns true if there were any. */
 bool queue_finish_held(struct virtq_engine_queue *q);
-/* What it is to do next, taken out of virtq_engine_queue.waits. */
-void queue_begin(struct engine_slot *slot);
+/*
+ * Go on with what waits for the queue's turn, and for credits. Returns true if some
+ * of it has only to wait for the next turn.
+ */
+bool queue_begin_waiting(struct virtq_engine_queue *q);
 /* What models begin from now on does not lead to an end: not for ever, then. */
 void queue_give_chances(struct virtq_engine_queue *q);
 /* End everything that is in flight, as soon as it can be. */

@@ -23,7 +23,6 @@
 
 #define SHARE 4u	/* see queue_credits() */
 #define COALESCE_US_MAX 1000000u
-#define COPIED_MAX ((uint64_t)4 << 20)	/* bytes of requests that ended as they began */
 #define FRUITLESS_PAUSE_NS 1000000u
 
 /* ---- Life --------------------------------------------------------------- */
@@ -73,7 +72,9 @@ int queue_create(struct virtq_engine *e, const struct virtq_engine_queue_config 
 		q->slots[i] = (struct engine_slot){ .queue = q };
 	pthread_mutex_init(&q->lock, NULL);
 	q->ended_end = &q->ended;
-	q->waits_end = &q->waits;
+	q->waits.end = &q->waits.first;
+	q->rests.end = &q->rests.first;
+	q->fits = ENGINE_BATCH;
 	q->engine = e;
 	q->model = config->model;
 	q->ring = config->ring;
@@ -238,7 +239,7 @@ void queue_publish(struct virtq_engine_queue *q)
 
 /* ---- Credits ------------------------------------------------------------ */
 
-static bool takes_requests(const struct virtq_engine_queue *q)
+bool queue_takes_requests(const struct virtq_engine_queue *q)
 {
 	return q->enabled && !q->broken && q->phase == QUEUE_TURNS;
 }
@@ -253,7 +254,7 @@ void queues_share_credits(struct virtq_engine *e)
 	uint32_t queues = 0;
 
 	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next)
-		queues += takes_requests(q);
+		queues += queue_takes_requests(q);
 	e->reserve = queues > 1 ? e->credits / (2 * queues) : e->credits;
 	if (!e->reserve)
 		e->reserve = 1;
@@ -265,7 +266,7 @@ void queues_share_credits(struct virtq_engine *e)
 	for (const struct virtq_engine_queue *q = e->queues; q; q = q->next) {
 		if (q->performing > e->reserve)
 			e->shared_used += q->performing - e->reserve;
-		e->hungry += q->hungry && takes_requests(q);
+		e->hungry += q->hungry && queue_takes_requests(q);
 	}
 }
 
@@ -288,11 +289,10 @@ static void set_hungry(struct virtq_engine_queue *q, bool hungry)
 }
 
 /*
- * How many operations this queue, that takes requests, may add. Of what is shared
- * none takes more than SHARE times what it leaves, so that who comes late finds
+ * Of what is shared none takes more than SHARE times what it leaves, so that who comes late finds
  * something, nor more than an equal part if others are hungry.
  */
-static uint32_t queue_credits(const struct virtq_engine_queue *q)
+uint32_t queue_credits(const struct virtq_engine_queue *q)
 {
 	const struct virtq_engine *e = q->engine;
 	uint32_t unused = e->shared > e->shared_used ? e->shared - e->shared_used : 0;
@@ -338,13 +338,10 @@ void queue_check_memory(struct virtq_engine_queue *q)
 		queue_mark_broken(q, VIRTQ_FAULT_RING_MEMORY, 0);
 }
 
-/*
- * A model may answer at once, by copying: no more than so much in a round, or one request,
- * for the other queues wait. Returns true if the rest went back to the ring.
- */
+/* Begin with them until the turn is over. Returns true if the rest went back to the ring. */
 static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, uint32_t count)
 {
-	uint64_t now = engine_now(q->engine), copied = 0;
+	uint64_t now = engine_now(q->engine);
 	uint32_t i;
 
 	/*
@@ -353,40 +350,24 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 	 * processor. Where storage is waited for that would only make batches smaller.
 	 */
 	q->part = ENGINE_PART;
-	for (i = 0; i < count && copied <= COPIED_MAX; i++) {
+	for (i = 0; i < count && q->turn_bytes < ENGINE_TURN_BYTES; i++) {
 		uint64_t bytes = reqs[i]->rd.bytes + reqs[i]->wr.bytes;
 		uint32_t in_flight = q->in_flight;
 
 		request_start(q, reqs[i], now);
+		/* It has ended: the model has moved all of it. */
 		if (q->in_flight == in_flight)
-			copied += bytes;
+			q->turn_bytes += bytes;
 	}
 	q->part = ENGINE_BATCH;
+	/* Not many more are taken the next time than have been of use this time. */
+	q->fits = 2 * i < ENGINE_BATCH ? 2 * i : ENGINE_BATCH;
 	if (LIKELY(i == count))
 		return false;
 	/* The last one first: that is how it goes. */
 	while (count-- > i)
 		virtq_device_unpop(q->ring, reqs[count]);
 	return true;
-}
-
-/*
- * What goes on after it was held takes its credit before what is new. Of a queue that
- * takes nothing new it goes on without one, for it must end.
- */
-static void begin_waiting(struct virtq_engine_queue *q)
-{
-	bool needs_credit = takes_requests(q);
-	struct engine_slot *slot;
-
-	while ((slot = q->waits) && q->phase != QUEUE_LEAVES) {
-		if (needs_credit && !queue_credits(q))
-			return;
-		q->waits = slot->next;
-		if (!q->waits)
-			q->waits_end = &q->waits;
-		queue_begin(slot);
-	}
 }
 
 bool queue_serve(struct virtq_engine_queue *q)
@@ -396,10 +377,13 @@ bool queue_serve(struct virtq_engine_queue *q)
 	int n;
 
 	q->blocked = false;
-	if (UNLIKELY(q->waits))
-		begin_waiting(q);
-	if (!takes_requests(q))
+	q->turn_bytes = 0;
+	if (UNLIKELY(q->waits.first || q->rests.first) && queue_begin_waiting(q))
+		return true;
+	if (!queue_takes_requests(q))
 		return false;
+	if (UNLIKELY(q->turn_bytes >= ENGINE_TURN_BYTES))
+		return true;
 	max = credits = queue_credits(q);
 	if (!max) {
 		/* The chains wait in the ring; a completion brings us back. */
@@ -407,8 +391,8 @@ bool queue_serve(struct virtq_engine_queue *q)
 		set_hungry(q, true);
 		return false;
 	}
-	if (max > ENGINE_BATCH)
-		max = ENGINE_BATCH;
+	if (max > q->fits)
+		max = q->fits;
 
 	n = virtq_device_pop(q->ring, reqs, max);
 	if (n < (int)max)

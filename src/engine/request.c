@@ -35,6 +35,23 @@ static void timeout_expired(struct virtq_engine *e, struct engine_timer *timer)
 	complete(slot->queue, slot, 0);
 }
 
+static void append(struct slot_list *list, struct engine_slot *slot)
+{
+	slot->next = NULL;
+	*list->end = slot;
+	list->end = &slot->next;
+}
+
+static struct engine_slot *take_first(struct slot_list *list)
+{
+	struct engine_slot *slot = list->first;
+
+	list->first = slot->next;
+	if (!list->first)
+		list->end = &list->first;
+	return slot;
+}
+
 /* What is left of slot->op, here or at the engine that the queue is leaving for. */
 static void perform(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
@@ -44,7 +61,19 @@ static void perform(struct virtq_engine_queue *q, struct engine_slot *slot)
 		q->later = slot;
 		return;
 	}
+	/* Its turn is over: see queue_begin_waiting(). */
+	if (UNLIKELY(q->turn_bytes >= ENGINE_TURN_BYTES)) {
+		append(&q->rests, slot);
+		return;
+	}
 	PROBE_PERFORM(slot->req, &slot->op);
+	if (slot->op.kind == VIRTQ_OP_TURN) {
+		q->turn_bytes += slot->op.bytes;
+		complete(q, slot, 0);
+		return;
+	}
+	if (slot->op.kind <= VIRTQ_OP_WRITE)
+		q->turn_bytes += engine_piece(slot).bytes;
 	q->out++;
 	q->engine->io->perform(q->engine, slot);
 }
@@ -300,18 +329,36 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 	verdict = UNLIKELY(slot->doomed) ? give_up(q, slot) :
 		  q->model->ops->finish(q->model, slot->req, &slot->op, result);
 	/* It was held, and has no credit any more: queue_serve() follows. */
-	if (UNLIKELY(verdict == VIRTQ_SUBMIT && !slot->performing)) {
-		slot->next = NULL;
-		*q->waits_end = slot;
-		q->waits_end = &slot->next;
-		return;
-	}
-	follow(q, slot, verdict);
+	if (UNLIKELY(verdict == VIRTQ_SUBMIT && !slot->performing))
+		append(&q->waits, slot);
+	else
+		follow(q, slot, verdict);
 }
 
-void queue_begin(struct engine_slot *slot)
+/*
+ * First what has its credit already, so that it can end; then what takes one, before
+ * anything new does. In a queue that takes nothing new it goes on without, for it must end.
+ */
+bool queue_begin_waiting(struct virtq_engine_queue *q)
 {
-	follow(slot->queue, slot, VIRTQ_SUBMIT);
+	bool needs_credit = queue_takes_requests(q);
+
+	if (UNLIKELY(q->phase == QUEUE_LEAVES))
+		return false;
+	while (q->rests.first) {
+		if (q->phase == QUEUE_CANCELS)
+			complete(q, take_first(&q->rests), -ECANCELED);
+		else if (q->turn_bytes < ENGINE_TURN_BYTES)
+			perform(q, take_first(&q->rests));
+		else
+			return true;
+	}
+	while (q->waits.first && (!needs_credit || queue_credits(q))) {
+		if (q->turn_bytes >= ENGINE_TURN_BYTES)
+			return true;
+		follow(q, take_first(&q->waits), VIRTQ_SUBMIT);
+	}
+	return false;
 }
 
 void queue_finish(struct engine_slot *slot)

@@ -20,7 +20,6 @@
 #include "base/error.h"
 #include "ring/device.h"
 
-#define SPANS_MAX 1024u		/* the kernel's UIO_MAXIOV */
 #define EVENTS_MAX 64
 
 struct sync_io {
@@ -128,11 +127,10 @@ static void sync_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
 static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 {
 	const struct virtq_op *op = &slot->op;
-	struct virtq_span *spans;
-	uint32_t left = engine_spans(slot, &spans);
-	/* Same layout, asserted in uring.c. The kernel cuts at 0x7ffff000 bytes by itself. */
-	const struct iovec *iov = (const struct iovec *)(const void *)spans;
-	int count = (int)(left < SPANS_MAX ? left : SPANS_MAX);
+	struct engine_piece p = engine_piece(slot);
+	const struct iovec one = { p.count == 1 ? p.iov->iov_base : NULL, p.bytes };
+	const struct iovec *iov = p.count == 1 ? &one : p.iov;
+	int count = (int)p.count;
 	int64_t result = -EINVAL;
 
 	switch (op->kind) {
@@ -156,6 +154,7 @@ static void sync_perform(struct virtq_engine *e, struct engine_slot *slot)
 		begin_poll(e, slot);
 		return;
 	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
+	case VIRTQ_OP_TURN:
 		break;
 	}
 	engine_completed(e, slot, result < 0 ? -errno : result);

@@ -4,17 +4,7 @@
  */
 #include "engine/uring.h"
 
-#include <sys/uio.h>
-
 #include "base/shm.h"
-
-#define SPANS_MAX 1024u			/* the kernel's UIO_MAXIOV */
-#define PIECE_MAX 0x7ffff000u		/* the kernel's MAX_RW_COUNT */
-
-_Static_assert(sizeof(struct virtq_span) == sizeof(struct iovec) &&
-	       offsetof(struct virtq_span, base) == offsetof(struct iovec, iov_base) &&
-	       offsetof(struct virtq_span, len) == offsetof(struct iovec, iov_len),
-	       "spans are handed to the kernel as they are");
 
 static uint64_t op_cookie(const struct engine_slot *slot)
 {
@@ -23,43 +13,35 @@ static uint64_t op_cookie(const struct engine_slot *slot)
 
 /* ---- One operation ------------------------------------------------------ */
 
-/* READ or WRITE of one piece. */
-static void prepare_single(struct io_uring_sqe *sqe, const struct virtq_op *op,
-			   const struct iovec *iov, int buffer)
+/* READ or WRITE of one span, or the beginning of it. */
+static void prepare_single(struct io_uring_sqe *sqe, const struct virtq_op *op, void *base,
+			   unsigned int len, int buffer)
 {
-	unsigned int len = iov->iov_len < PIECE_MAX ? (unsigned int)iov->iov_len : PIECE_MAX;
-
 	if (op->kind == VIRTQ_OP_READ) {
 		if (buffer >= 0)
-			io_uring_prep_read_fixed(sqe, op->fd, iov->iov_base, len, op->offset,
-						 buffer);
+			io_uring_prep_read_fixed(sqe, op->fd, base, len, op->offset, buffer);
 		else
-			io_uring_prep_read(sqe, op->fd, iov->iov_base, len, op->offset);
+			io_uring_prep_read(sqe, op->fd, base, len, op->offset);
 	} else if (buffer >= 0) {
-		io_uring_prep_write_fixed(sqe, op->fd, iov->iov_base, len, op->offset, buffer);
+		io_uring_prep_write_fixed(sqe, op->fd, base, len, op->offset, buffer);
 	} else {
-		io_uring_prep_write(sqe, op->fd, iov->iov_base, len, op->offset);
+		io_uring_prep_write(sqe, op->fd, base, len, op->offset);
 	}
 }
 
-/* READ or WRITE. The kernel cuts a vector at PIECE_MAX bytes by itself. */
 static void prepare_transfer(struct virtq_engine *e, struct io_uring_sqe *sqe,
 			     const struct engine_slot *slot)
 {
 	const struct virtq_op *op = &slot->op;
-	struct virtq_span *spans;
-	uint32_t count = engine_spans(slot, &spans);
-	const struct iovec *iov = (const struct iovec *)(const void *)spans;
+	struct engine_piece p = engine_piece(slot);
 
-	if (count > SPANS_MAX)
-		count = SPANS_MAX;
-	if (count == 1) {
-		prepare_single(sqe, op, iov,
-			       uring_buffer(e, slot->queue, iov->iov_base, iov->iov_len));
+	if (p.count == 1) {
+		prepare_single(sqe, op, p.iov->iov_base, (unsigned int)p.bytes,
+			       uring_buffer(e, slot->queue, p.iov->iov_base, p.bytes));
 	} else if (op->kind == VIRTQ_OP_READ) {
-		io_uring_prep_readv(sqe, op->fd, iov, count, op->offset);
+		io_uring_prep_readv(sqe, op->fd, p.iov, p.count, op->offset);
 	} else {
-		io_uring_prep_writev(sqe, op->fd, iov, count, op->offset);
+		io_uring_prep_writev(sqe, op->fd, p.iov, p.count, op->offset);
 	}
 }
 
@@ -85,6 +67,7 @@ static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
 		io_uring_prep_poll_add(sqe, op->fd, op->flags);
 		break;
 	case VIRTQ_OP_TIMEOUT:	/* the engine's own */
+	case VIRTQ_OP_TURN:
 		io_uring_prep_nop(sqe);
 		break;
 	}

@@ -129,7 +129,7 @@ struct flood {
 	int kick;			/* of the other queue */
 	unsigned int begun;		/* the engine's thread, until @served */
 	unsigned int between;		/* of the many, from AT until the one */
-	bool submits;			/* it shall not: the disk is memory */
+	bool submits;			/* it shall not: the disk is nothing */
 	bool served;			/* atomic */
 };
 
@@ -208,7 +208,7 @@ static void a_flood_leaves_room_for_others(void **state)
 	int kick = new_eventfd();
 	uint64_t start;
 
-	f.disk = disk_make(&(struct virtq_blk_options){ .path = "ram:128M", .queues = 2 });
+	f.disk = disk_make(&(struct virtq_blk_options){ .path = "null:128M", .queues = 2 });
 	assert_int_equal(f.disk->ops->features_ok(f.disk, f.disk->features), 0);
 	f.model = *f.disk;
 	f.ops = *f.disk->ops;

@@ -394,10 +394,10 @@ static void a_row_goes_as_far_as_it_can(void **state)
 	for (unsigned int last = 0; last < 2; last++) {
 		memset(st.pair.data, (int)last + 1, PIECE);
 		script_row(&s, fd, 0);
-		/* The last of two, then of three: a length that no vector may have. */
+		/* The last of two, then of three: where no file has anything. */
 		s.then[last] = s.then[1];
 		s.then_count = last + 1;
-		s.spans[1].len = (size_t)1 << 63;
+		s.then[last].offset = (uint64_t)1 << 63;
 		stand_do(&st, &c);
 		assert_int_equal(s.result, -EINVAL);
 		assert_int_equal(s.last.kind, VIRTQ_OP_READ);
