@@ -172,6 +172,31 @@ struct virtq_model {
  */
 VIRTQ_API void virtq_engine_complete(struct virtq_req *req, int64_t result);
 
+/**
+ * virtq_engine_cancel - an operation is not wanted any more
+ * @req: a request for which start() or finish() said VIRTQ_SUBMIT, or is about to
+ *
+ * What of it is under way, or waits to begin, ends soon, and an operation's @next is not
+ * performed. The engine then calls finish(), on its own thread, never from within this
+ * call: with -ECANCELED, the request's cursor or @spans where a transfer had come to, or
+ * with the result if that came first. The model says what is next, as ever.
+ *
+ * Each time that start() or finish() says VIRTQ_SUBMIT stands for itself: what is begun
+ * later is not meant; what the call of one of them begins that runs at this moment is. Calls
+ * beyond the first do nothing, nor does one for a request that is held: the model
+ * completes that itself. No error is known: if nothing can be taken back finish() tells.
+ * An operation that has begun on a regular file or a disk ends by itself, and so does
+ * every one of VIRTQ_ENGINE_SYNC but POLL and TIMEOUT.
+ *
+ * The request must be there until this returns: within start(), finish() and cancel() of
+ * requests on the same engine that is one that is not done. Elsewhere the model sees to it,
+ * as with a lock that its finish() takes to forget a request before it says VIRTQ_DONE.
+ *
+ * Thread: any. Takes a lock for a moment and may make a system call; never waits for
+ *	the engine. Also while the queue is paused, moved or removed. Since: 0.1
+ */
+VIRTQ_API void virtq_engine_cancel(struct virtq_req *req);
+
 /** virtq_model_destroy - free a model that no queue uses any more. NULL is fine. */
 VIRTQ_API void virtq_model_destroy(struct virtq_model *model);
 

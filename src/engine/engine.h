@@ -7,6 +7,7 @@
  *   life.c    how queues come, pause, move and go
  *   queue.c   stations 1, 2 and 5 of a queue
  *   request.c stations 3 and 4: what becomes of a request in between
+ *   cancel.c  operations that shall end before their time
  *   timer.c   what is due at a time
  *   spin.c    whether to look for a while before sleeping
  *   failed.c  the end of an engine that cannot go on
@@ -62,6 +63,8 @@ struct engine_slot {
 	struct virtq_req *req;		/* LOAN: until finish() said DONE and it was pushed */
 	uint64_t popped_ns;
 	int64_t result;			/* of the last piece, or of a held request */
+	/* Calls of start() and finish() for requests here; others read it, shm_word_*(). */
+	uint64_t asked;
 	uint32_t generation;		/* of the cookie that is out; 0 for none */
 	uint32_t retries;
 	bool performing;		/* has an operation, in the kernel or about to be */
@@ -70,12 +73,17 @@ struct engine_slot {
 	uint8_t chances;		/* see out_of_chances() */
 	bool doomed;			/* over when the model completes it */
 	bool cancelled;			/* something of it was */
+	bool unwanted;			/* the operation: it does not go on, nor is it tried again */
 	/* What every operation needs, in the next. */
 	struct virtq_op op __attribute__((aligned(SLOT_LINE)));	/* offset and spans move on */
 	uint64_t done_bytes;
 	/* What few need. */
 	/* A TIMEOUT, or a pause before trying again. @due_ns stays when it moves. */
 	struct engine_timer timer;
+	/* For virtq_engine_cancel(). Owner: whoever has the queue's lock. */
+	struct engine_slot *next_filed;	/* in virtq_engine_queue.filed */
+	uint64_t unwanted_asked;	/* what @asked was: the operation that is meant */
+	bool filed;
 };
 
 /* What a queue may have in the kernel besides its requests. */
@@ -158,9 +166,13 @@ struct virtq_engine_queue {
 	bool map_late;			/* it has passed */
 	struct engine_slot *later;	/* of QUEUE_LEAVES: to be gone on with at the other engine */
 
-	/* Held requests that have ended. Owner: whoever has the lock; @news through shm_flag_*(). */
+	/*
+	 * Held requests that have ended, and those whose operation shall. Owner: whoever has
+	 * the lock; @news through shm_flag_*().
+	 */
 	pthread_mutex_t lock;
 	struct engine_slot *ended, **ended_end;
+	struct engine_slot *filed;
 	bool news;
 
 	struct uring_queue *uring;	/* what is registered for it; may be NULL */
@@ -221,8 +233,11 @@ struct engine_io {
 	int (*fd)(const struct virtq_engine *e);
 	/* Perform the rest of slot->op, no TIMEOUT; engine_completed() tells how one piece went. */
 	void (*perform)(struct virtq_engine *e, struct engine_slot *slot);
-	/* Have the kernel give up all operations of the queue that it still can. */
-	void (*cancel)(struct virtq_engine *e, struct virtq_engine_queue *q);
+	/*
+	 * Have the kernel give up an operation that it has (a generation says so), if it
+	 * still can. engine_completed() tells how it went, before or after this returns.
+	 */
+	void (*cancel)(struct virtq_engine *e, struct engine_slot *slot);
 	/* Write 8 bytes to the fd, without ever blocking. */
 	void (*signal)(struct virtq_engine *e, struct virtq_engine_queue *q,
 		       enum virtq_engine_fd which);
@@ -417,7 +432,12 @@ bool queue_kicks_rest(struct virtq_engine_queue *q);
 void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t now_ns);
 /* Station 4 for one piece of an operation. */
 void queue_finish(struct engine_slot *slot);
-/* Station 4 for held requests that have ended. Returns true if there were any. */
+/* The same where nothing is left to do: slot->result is how it went. */
+void request_finish(struct virtq_engine_queue *q, struct engine_slot *slot);
+/*
+ * Station 4 for held requests that have ended, and operations that shall, see cancel.c.
+ * Returns true if there were any.
+ */
 bool queue_finish_held(struct virtq_engine_queue *q);
 /*
  * Go on with what waits for the queue's turn, and for credits. Returns true if some
@@ -431,6 +451,13 @@ void queue_cancel(struct virtq_engine_queue *q);
 /* Stop the clocks of what waits for them, and go on with all that at another engine. */
 void queue_take_timers(struct virtq_engine_queue *q);
 void queue_go_on(struct virtq_engine_queue *q);
+
+/* ---- cancel.c ---- */
+
+/* What models do not want any more, as taken out of virtq_engine_queue.filed. */
+void queue_take_back_filed(struct virtq_engine_queue *q, struct engine_slot *slot);
+/* Have the kernel give up all operations of the queue that it still can. */
+void queue_take_back_all(struct virtq_engine_queue *q);
 
 /* ---- life.c ---- */
 

@@ -92,6 +92,12 @@ static void failed_perform(struct virtq_engine *e, struct engine_slot *slot)
 }
 
 /* What the kernel still has it gives up by itself. */
+static void failed_cancel(struct virtq_engine *e, struct engine_slot *slot)
+{
+	(void)e;
+	(void)slot;
+}
+
 static void failed_nothing(struct virtq_engine *e, struct virtq_engine_queue *q)
 {
 	(void)e;
@@ -175,7 +181,7 @@ const struct engine_io failed_io = {
 	.close = failed_close,
 	.fd = failed_fd,
 	.perform = failed_perform,
-	.cancel = failed_nothing,
+	.cancel = failed_cancel,
 	.signal = failed_signal,
 	.watch = failed_nothing,
 	.drain = failed_nothing,

@@ -143,7 +143,7 @@ static void begin_to_end(struct virtq_engine *e, struct engine_msg *msg)
 		q->phase_before = q->phase;
 		q->phase = QUEUE_LEAVES;
 		/* What waits for something that may never come shall wait elsewhere. */
-		e->io->cancel(e, q);
+		queue_take_back_all(q);
 		break;
 	case MSG_RESET:
 		queue_cancel(q);

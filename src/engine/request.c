@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A request between being taken and being given back: what the model decides
- * about it, the operations that follow from that, being held, being cancelled,
- * and going on at another engine. Everything here runs on the engine's thread,
+ * about it, the operations that follow from that, being held, being cancelled with
+ * its queue, and going on at another engine. Everything here runs on the engine's thread,
  * except virtq_engine_complete().
  */
 #include "engine/engine.h"
@@ -83,6 +83,7 @@ static void begin(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
 	slot->done_bytes = 0;
 	slot->retries = 0;
+	slot->unwanted = false;
 	if (UNLIKELY(q->phase == QUEUE_CANCELS))
 		complete(q, slot, -ECANCELED);
 	else if (slot->op.kind == VIRTQ_OP_TIMEOUT)
@@ -200,6 +201,7 @@ void request_start(struct virtq_engine_queue *q, struct virtq_req *req, uint64_t
 	req->failed = 0;
 	q->in_flight++;
 	PROBE_POP(req);
+	shm_word_write(&slot->asked, slot->asked + 1);
 	verdict = q->model->ops->start(q->model, req, &slot->op);
 	PROBE_START(req, verdict);
 	follow(q, slot, verdict);
@@ -275,10 +277,10 @@ static bool try_again(struct virtq_engine_queue *q, struct engine_slot *slot)
 	return true;
 }
 
-/* There would be more to do: not if the queue shall come to its end. */
+/* There would be more to do: not if the queue or the operation shall come to its end. */
 static bool cut_short(const struct virtq_engine_queue *q, struct engine_slot *slot)
 {
-	if (LIKELY(q->phase != QUEUE_CANCELS))
+	if (LIKELY(q->phase != QUEUE_CANCELS && !slot->unwanted))
 		return false;
 	slot->result = -ECANCELED;
 	return true;
@@ -316,7 +318,7 @@ static bool over(struct virtq_engine_queue *q, struct engine_slot *slot)
 	return false;
 }
 
-static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slot)
+void request_finish(struct virtq_engine_queue *q, struct engine_slot *slot)
 {
 	int64_t result = slot->result;
 	enum virtq_verdict verdict;
@@ -326,6 +328,7 @@ static void finish_request(struct virtq_engine_queue *q, struct engine_slot *slo
 	if (result == -ECANCELED && q->phase == QUEUE_CANCELS)
 		slot->cancelled = true;
 	PROBE_FINISH(slot->req, result);
+	shm_word_write(&slot->asked, slot->asked + 1);
 	verdict = UNLIKELY(slot->doomed) ? give_up(q, slot) :
 		  q->model->ops->finish(q->model, slot->req, &slot->op, result);
 	/* It was held, and has no credit any more: queue_serve() follows. */
@@ -365,7 +368,7 @@ void queue_finish(struct engine_slot *slot)
 {
 	slot->queue->out--;
 	if (over(slot->queue, slot))
-		finish_request(slot->queue, slot);
+		request_finish(slot->queue, slot);
 }
 
 /* ---- Held requests ------------------------------------------------------ */
@@ -392,7 +395,7 @@ void virtq_engine_complete(struct virtq_req *req, int64_t result)
 
 bool queue_finish_held(struct virtq_engine_queue *q)
 {
-	struct engine_slot *slot, *next;
+	struct engine_slot *slot, *next, *filed;
 
 	if (LIKELY(!shm_flag_read(&q->news)))
 		return false;
@@ -400,6 +403,8 @@ bool queue_finish_held(struct virtq_engine_queue *q)
 	slot = q->ended;
 	q->ended = NULL;
 	q->ended_end = &q->ended;
+	filed = q->filed;
+	q->filed = NULL;
 	shm_flag_write(&q->news, false);
 	pthread_mutex_unlock(&q->lock);
 	for (; slot; slot = next) {
@@ -407,8 +412,9 @@ bool queue_finish_held(struct virtq_engine_queue *q)
 		slot->ended = false;
 		slot->held = false;
 		q->held--;
-		finish_request(q, slot);
+		request_finish(q, slot);
 	}
+	queue_take_back_filed(q, filed);
 	return true;
 }
 
@@ -420,7 +426,7 @@ void queue_cancel(struct virtq_engine_queue *q)
 
 	q->phase = QUEUE_CANCELS;
 	queue_give_chances(q);
-	q->engine->io->cancel(q->engine, q);
+	queue_take_back_all(q);
 	for (uint32_t i = 0; i < size; i++) {
 		struct engine_slot *slot = &q->slots[i];
 

@@ -113,13 +113,9 @@ static void begin_poll(struct virtq_engine *e, struct engine_slot *slot)
 		end_poll(e, slot, rc);
 }
 
-static void sync_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+static void sync_cancel(struct virtq_engine *e, struct engine_slot *slot)
 {
-	uint32_t size = virtq_device_ring(q->ring)->size;
-
-	for (uint32_t i = 0; i < size; i++)
-		if (q->slots[i].generation)
-			end_poll(e, &q->slots[i], -ECANCELED);
+	end_poll(e, slot, -ECANCELED);
 }
 
 /* ---- Operations --------------------------------------------------------- */

@@ -95,7 +95,7 @@ bool uring_reap(struct virtq_engine *e);
 /* ---- uring_ops.c ---- */
 
 void uring_perform(struct virtq_engine *e, struct engine_slot *slot);
-void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q);
+void uring_cancel(struct virtq_engine *e, struct engine_slot *slot);
 
 /* ---- uring_fds.c ---- */
 

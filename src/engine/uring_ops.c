@@ -91,15 +91,8 @@ void uring_perform(struct virtq_engine *e, struct engine_slot *slot)
 	io_uring_sqe_set_data64(sqe, op_cookie(slot));
 }
 
-void uring_cancel(struct virtq_engine *e, struct virtq_engine_queue *q)
+void uring_cancel(struct virtq_engine *e, struct engine_slot *slot)
 {
-	uint32_t size = virtq_device_ring(q->ring)->size;
-
-	for (uint32_t i = 0; i < size; i++) {
-		const struct engine_slot *slot = &q->slots[i];
-
-		/* The slot may complete meanwhile: then nothing is found. */
-		if (slot->generation)
-			uring_cancel_cookie(e, op_cookie(slot));
-	}
+	/* It may complete meanwhile: then nothing is found. */
+	uring_cancel_cookie(e, op_cookie(slot));
 }
