@@ -419,6 +419,109 @@ static void a_flood_leaves_others_their_turn(void **state)
 	virtq_engine_destroy(engine);
 }
 
+/* ---- Parts ------------------------------------------------------------------- */
+
+/* Operations that end when the test takes them back, all of them in the same round. */
+struct parted {
+	struct virtq_model model;
+	struct virtq_req *reqs[64];
+	unsigned int count;
+	struct pair pair;
+	struct virtq_engine_queue *queue;
+};
+
+static enum virtq_verdict parted_start(struct virtq_model *model, struct virtq_req *req,
+				       struct virtq_op *op)
+{
+	struct parted *p = (struct parted *)(void *)model;
+
+	p->reqs[p->count++] = req;
+	*op = (struct virtq_op){ .kind = VIRTQ_OP_TIMEOUT, .bytes = UINT64_MAX };
+	return VIRTQ_SUBMIT;
+}
+
+static const struct virtq_model_ops parted_ops = {
+	.name = "parted", .req_bytes = sizeof(struct virtq_req),
+	.start = parted_start, .finish = done_finish,
+};
+
+static void parted_end_all(struct parted *p)
+{
+	while (p->count)
+		virtq_engine_cancel(p->reqs[--p->count]);
+}
+
+static void keep_full(struct pair *p)
+{
+	struct virtq_completion done[64];
+	struct chain c = { .readable = 0 };
+
+	chain_writable(&c, 0, 1);
+	while (virtq_driver_get(p->driver, done, 64) > 0)
+		;
+	while (virtq_driver_room(p->driver))
+		chain_add(p, &c, p);
+	virtq_driver_publish(p->driver);
+}
+
+static void step_often(struct virtq_engine *engine)
+{
+	for (unsigned int i = 0; i < 20; i++)
+		virtq_engine_step(engine);
+}
+
+/*
+ * Of 32 credits each of three queues has 5, and 17 are shared. Of these one that is alone
+ * takes four times what it leaves: 14 and 3; and while two want more neither gets more than
+ * half, 9, even if all come back in one round and it is asked first.
+ */
+static void none_takes_all_that_is_shared(void **state)
+{
+	const struct setting *s = *state;
+	struct virtq_engine *engine = engine_with(&(struct virtq_engine_config){
+		.kind = s->kind, .entries = 16, .stepped = true, .drain_ms = 10 });
+	struct parted p[3];
+
+	memset(p, 0, sizeof(p));
+	for (unsigned int i = 0; i < 3; i++) {
+		p[i].model = (struct virtq_model){ .ops = &parted_ops, .queues = 1 };
+		pair_open(&p[i].pair, &s->shape, &p[i].model, 4096);
+		assert_int_equal(virtq_engine_add(engine, &(struct virtq_engine_queue_config){
+				.model = &p[i].model, .ring = p[i].pair.device, .enabled = true,
+				.kick_fd = -1, .call_fd = -1, .err_fd = -1 }, &p[i].queue), 0);
+	}
+	keep_full(&p[0].pair);
+	step_often(engine);
+	assert_int_equal(p[0].queue->performing, 5 + 14);
+	/* Who comes late finds something beyond its own. */
+	keep_full(&p[1].pair);
+	step_often(engine);
+	assert_int_equal(p[0].queue->performing, 5 + 14);
+	assert_int_equal(p[1].queue->performing, 5 + 3);
+	for (unsigned int round = 0; round < 20; round++) {
+		uint32_t first, second;
+
+		parted_end_all(&p[0]);
+		parted_end_all(&p[1]);
+		keep_full(&p[0].pair);
+		keep_full(&p[1].pair);
+		step_often(engine);
+		first = p[0].queue->performing;
+		second = p[1].queue->performing;
+		assert_int_equal(first > second ? first : second, 5 + 9);
+		assert_int_equal(first > second ? second : first, 5 + 7);
+	}
+	/* The third has lost nothing by that. */
+	keep_full(&p[2].pair);
+	step_often(engine);
+	assert_in_range(p[2].queue->performing, 5, 5 + 1);
+	for (unsigned int i = 0; i < 3; i++) {
+		p[i].pair.device = virtq_engine_reset(p[i].queue);
+		pair_close(&p[i].pair);
+	}
+	virtq_engine_destroy(engine);
+}
+
 /* ---- Operations that end together -------------------------------------------- */
 
 static enum virtq_verdict pause_start(struct virtq_model *model, struct virtq_req *req,
@@ -434,19 +537,6 @@ static const struct virtq_model_ops pause_ops = {
 	.name = "pause", .req_bytes = sizeof(struct virtq_req),
 	.start = pause_start, .finish = done_finish,
 };
-
-static void keep_full(struct pair *p)
-{
-	struct virtq_completion done[64];
-	struct chain c = { .readable = 0 };
-
-	chain_writable(&c, 0, 1);
-	while (virtq_driver_get(p->driver, done, 64) > 0)
-		;
-	while (virtq_driver_room(p->driver))
-		chain_add(p, &c, p);
-	virtq_driver_publish(p->driver);
-}
 
 static uint64_t requests_of(struct virtq_engine_queue *queue)
 {
@@ -534,6 +624,7 @@ int main(void)
 		ON(packed_shape, more_queues_than_credits),
 		ON(split_shape, what_ends_together_is_shared_equally),
 		ON(packed_shape, what_ends_together_is_shared_equally),
+		ON_ENGINES(none_takes_all_that_is_shared),
 		ON_ENGINES(a_flood_leaves_others_their_turn),
 	};
 

@@ -15,7 +15,7 @@
 
 #include <virtq/iotlb.h>
 
-#include "engine/engine.h"
+#include "engine/uring.h"
 
 /* How an engine hears of kicks. */
 struct way {
@@ -134,6 +134,51 @@ static void all_refused_polls_are_made_anew(void **state)
 	}
 	for (unsigned int i = 0; i < 3; i++)
 		stand_close(&st[i]);
+	virtq_engine_destroy(engine);
+}
+
+/* The kernel ends a multishot poll that has no room for its completion, as if all were well. */
+static void a_poll_that_ends_without_a_word_is_made_anew(void **state)
+{
+	struct virtq_model model = { .ops = &quick_ops };
+	struct pollfd news = { .events = POLLIN };
+	struct chain c = { .readable = 0 };
+	const struct engine_aux *kicks;
+	struct virtq_completion done;
+	struct virtq_engine *engine;
+	struct io_uring *ring;
+	struct stand st;
+	uint32_t before;
+
+	(void)state;
+	old_kernel_set(false);
+	engine = engine_with(&(struct virtq_engine_config){
+		.kind = VIRTQ_ENGINE_URING, .spin = VIRTQ_SPIN_OFF, .stepped = true });
+	assert_true(virtq_engine_uses(engine) & VIRTQ_USE_MULTISHOT);
+	ring = &engine->uring->ring;
+	news.fd = virtq_engine_fd(engine);
+	stand_open_on(&st, engine, &uring_split, &model);
+	step_to_sleep(engine);
+	kicks = &st.queue->aux[AUX_POLL];
+	chain_writable(&c, 0, 1);
+	for (unsigned int i = 0; i < 3; i++) {
+		/* Fill the ring of completions with what the engine ignores; then kick. */
+		while (io_uring_cq_ready(ring) < *ring->cq.kring_entries) {
+			io_uring_prep_nop(io_uring_get_sqe(ring));
+			assert_int_equal(io_uring_submit(ring), 1);
+		}
+		before = kicks->generation;
+		stand_send(&st, &c);
+		step_to_sleep(engine);
+		assert_int_equal(virtq_driver_get(st.pair.driver, &done, 1), 1);
+		/* It has ended, or this shows nothing; and the next one hears the next kick. */
+		assert_int_not_equal(kicks->generation, before);
+		stand_send(&st, &c);
+		assert_int_equal(poll(&news, 1, WAIT_MS), 1);
+		step_to_sleep(engine);
+		assert_int_equal(virtq_driver_get(st.pair.driver, &done, 1), 1);
+	}
+	stand_close(&st);
 	virtq_engine_destroy(engine);
 }
 
@@ -334,6 +379,7 @@ int main(void)
 		ON_WAYS(every_kick_is_heard),
 		ON(refused, what_the_kernel_refuses_is_not_asked_for_again),
 		cmocka_unit_test(all_refused_polls_are_made_anew),
+		cmocka_unit_test(a_poll_that_ends_without_a_word_is_made_anew),
 		ON_WAYS(a_storm_of_kicks_passes),
 		ON_WAYS(a_kick_that_is_never_drained_does_not_spin),
 		ON_WAYS(a_kick_that_renews_itself_does_not_spin),
