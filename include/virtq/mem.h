@@ -94,9 +94,15 @@ VIRTQ_API int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes,
  * @access: VIRTQ_ACCESS_RW, or VIRTQ_ACCESS_READ to map it read-only
  * @err:    filled on failure; may be NULL
  *
- * Return: 0, or -EINVAL (empty, overflowing, no regular file, or a file shorter
- *	than offset_bytes + bytes), -ENOMEM, -ENOSPC (a process watches over 24576
- *	of these at most, see virtq_guard_install()), or what fstat and mmap say.
+ * A page of it that is not there is brought while its user waits: an engine, with all
+ * that it serves. So the file must be a memfd, or lie on tmpfs, ramfs, hugetlbfs or a
+ * local disk's ext2 to ext4, XFS or btrfs. On any other file system (FUSE, NFS, overlays) it
+ * may be up to somebody who never answers. This call asks the file system, and closing the
+ * file may: it may wait for such a one, an engine never does.
+ *
+ * Return: 0, or -EINVAL (empty, overflowing, no regular file, on another file system, or a
+ *	file shorter than offset_bytes + bytes), -ENOMEM, -ENOSPC (a process watches over 24576
+ *	of these at most, see virtq_guard_install()), or what fstat, fstatfs and mmap say.
  * Thread: any. Spec: vhost-user, memory region description. Since: 0.1
  */
 VIRTQ_API int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,

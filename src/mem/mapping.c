@@ -99,6 +99,37 @@ int virtq_mapping_create(struct virtq_mapping **out, uint64_t bytes, struct virt
 	return rc;
 }
 
+/*
+ * Do the pages of @fd come without anybody being asked who may never answer? A fault on
+ * them holds up the thread that touches them, and every queue that it serves, until the
+ * page is there: for ever, if it is a server's (FUSE, NFS) and the server does not care. Nor is
+ * there a way to tell beforehand which page is there. So only memory, and file systems
+ * of local disks that memory of guests is kept on.
+ *
+ * UNTRUSTED: even this asks a server, which may hold up the thread that asks; as may
+ * closing the file. That is never an engine's.
+ */
+static int check_pager(int fd, struct virtq_error *err)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return error_set_errno(err, -errno, "cannot look at a shared memory file");
+	switch ((uint32_t)fs.f_type) {
+	case TMPFS_MAGIC:	/* memfd too */
+	case HUGETLBFS_MAGIC:
+	case RAMFS_MAGIC:
+	case EXT4_SUPER_MAGIC:
+	case XFS_SUPER_MAGIC:
+	case BTRFS_SUPER_MAGIC:
+		return 0;
+	default:
+		return error_set(err, -EINVAL,
+				 "shared memory must be a memfd or lie on tmpfs, hugetlbfs, ext4, XFS or btrfs, not on a file system (0x%x) that may wait for others to bring a page",
+				 (unsigned int)fs.f_type);
+	}
+}
+
 int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes,
 		       uint64_t bytes, unsigned int access, struct virtq_error *err)
 {
@@ -116,6 +147,8 @@ int virtq_mapping_open(struct virtq_mapping **out, int fd, uint64_t offset_bytes
 			       "a memory region of %llu bytes at offset %llu reaches behind its file of %llu bytes",
 			       (unsigned long long)bytes, (unsigned long long)offset_bytes,
 			       (unsigned long long)st.st_size);
+	else
+		rc = check_pager(fd, err);
 	if (!rc)
 		rc = map_file(out, fd, offset_bytes, bytes, access, err);
 	if (rc) {

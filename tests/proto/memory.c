@@ -4,12 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "../emulated.h"
+#include "../hangfs.h"
 
 #define FILE_BYTES 0x10000u
 
@@ -137,6 +141,71 @@ static void test_what_is_no_memory(void **state)
 	close(sealed);
 	close(pipes[0]);
 	close(pipes[1]);
+	close(fd);
+}
+
+/*
+ * Pages that only a server can bring: whoever touched one would wait for it, and that
+ * is the engine's thread. It is refused, and what was there before goes on.
+ */
+static void test_memory_that_nobody_serves(void **state)
+{
+	struct rig *r = *state;
+	struct VhostUserMemoryRegion all = region(1);
+	struct hangfs fs;
+	struct queue q;
+	int fd, memory;
+
+	hangfs_open(&fs, FILE_BYTES);
+	memory = hangfs_file(&fs, O_RDWR);
+	hangfs_hang(&fs, true);
+	fd = queue_join(r, &q, 0, layouts[0] | BIT_30, 64);
+	queue_run(&q);
+	queue_echo(&q);
+	assert_int_equal(set_table(fd, &all, 1, memory), 1);
+	assert_int_equal(change_slot(fd, VHOST_USER_ADD_MEM_REG, all, memory), 1);
+	queue_echo(&q);
+	client_alive(fd);
+	assert_int_equal(hangfs_hung(&fs), 0);
+	queue_leave(r, &q);
+	close(memory);
+	hangfs_close(&fs);
+}
+
+/* What memory of guests is kept in: tmpfs, and the folder of the tests where it is on such a disk. */
+static void test_memory_in_files(void **state)
+{
+	static const char *const folders[] = { "/dev/shm", "." };
+	struct VhostUserMemoryRegion all = region(1);
+	struct rig *r = *state;
+	unsigned int taken = 0;
+	int fd = client_connect(r);
+
+	client_negotiate(fd, ALL_PROTOCOL, 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		char path[64];
+		struct statfs at;
+		int memory;
+
+		snprintf(path, sizeof(path), "%s/memory-XXXXXX", folders[i]);
+		if (statfs(folders[i], &at) || (at.f_type != TMPFS_MAGIC &&
+		    at.f_type != EXT4_SUPER_MAGIC && at.f_type != XFS_SUPER_MAGIC &&
+		    at.f_type != BTRFS_SUPER_MAGIC))
+			continue;
+		memory = mkstemp(path);
+		if (memory < 0)
+			continue;
+		unlink(path);
+		assert_int_equal(ftruncate(memory, FILE_BYTES), 0);
+		assert_int_equal(set_table(fd, &all, 1, memory), 0);
+		assert_int_equal(set_table(fd, &all, 0, memory), 0);
+		close(memory);
+		taken++;
+	}
+	if (!taken) {
+		print_message("skipped: neither /dev/shm nor this folder is on such a file system\n");
+		skip();
+	}
 	close(fd);
 }
 
@@ -295,6 +364,8 @@ int main(void)
 		CASE(test_tables_of_every_size),
 		CASE(test_hostile_tables),
 		CASE(test_what_is_no_memory),
+		CASE(test_memory_that_nobody_serves),
+		CASE(test_memory_in_files),
 		CASE(test_counts_that_disagree_close),
 		CASE(test_room_behind_a_table),
 		CASE(test_slots),
