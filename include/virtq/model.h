@@ -44,6 +44,8 @@ enum virtq_op_kind {
 
 /* READ, WRITE, SYNC: fd stays open, and the same file, as long as the model has queues. */
 #define VIRTQ_OP_FILE_STAYS	1u
+/* READ, WRITE: fd may keep whoever reads or writes waiting although asked not to. */
+#define VIRTQ_OP_FILE_WAITS	2u
 
 /**
  * struct virtq_op - one operation, described by a model for an engine
@@ -55,7 +57,9 @@ enum virtq_op_kind {
  *          transfer goes on, as it does with a cursor's
  * @span_count: how many
  * @flags:  ALLOCATE: fallocate()'s mode; POLL: events; the others: 0, or
- *          VIRTQ_OP_FILE_STAYS, with which the engine may have the kernel keep the file
+ *          VIRTQ_OP_FILE_STAYS, with which the engine may have the kernel keep the file,
+ *          and VIRTQ_OP_FILE_WAITS, with which its thread goes nowhere near it: for files
+ *          that refuse preadv2() with RWF_NOWAIT, as FUSE's and NFS's do
  * @bytes:  ALLOCATE: how many bytes; TIMEOUT: nanoseconds; TURN: how many bytes the
  *          model will copy next. What takes the engine's thread long (1 MiB is long)
  *          is done in pieces with a TURN between them, so that other queues have theirs

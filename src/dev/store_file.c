@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -197,6 +198,15 @@ static bool is_memory(int fd)
 	struct statfs fs;
 
 	return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+/* It has no way not to wait (FUSE, NFS), and may for ever: that is no memory's. */
+static bool always_waits(int fd)
+{
+	char byte;
+	struct iovec iov = { &byte, 1 };
+
+	return preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0 && errno == EOPNOTSUPP && !is_memory(fd);
 }
 
 static void measure_regular(struct file_store *f, const struct stat *st)
@@ -406,6 +416,7 @@ static int open_file(struct file_store *f, const char *path,
 		rc = lock_file(f, path, options->read_only, err);
 	if (!rc && options->direct)
 		rc = open_direct(f, path, options->read_only, err);
+	f->op_flags = VIRTQ_OP_FILE_STAYS | (always_waits(f->fd) ? VIRTQ_OP_FILE_WAITS : 0);
 	f->in_place = !options->no_in_place && !f->is_device && is_memory(f->fd);
 	return rc;
 }

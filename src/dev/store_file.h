@@ -51,6 +51,7 @@ struct file_store {
 	bool in_place;				/* constant: it is memory, see moved_in_place() */
 	int fd;					/* through the page cache; holds the lock */
 	int direct_fd;				/* past it, or -1 */
+	uint32_t op_flags;			/* of reads and writes; constant */
 	/* What O_DIRECT wants: powers of two; constant. */
 	uint32_t direct_mem_align, direct_offset_align;
 	uint32_t page_bytes;			/* constant */

@@ -154,7 +154,7 @@ static enum virtq_verdict bounce(struct file_store *f, struct virtq_store_io *io
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = f->direct_fd,
 		.offset = io->offset + fio->done, .spans = &fio->span, .span_count = 1,
-		.flags = VIRTQ_OP_FILE_STAYS,
+		.flags = f->op_flags,
 	};
 	return VIRTQ_SUBMIT;
 }
@@ -227,7 +227,7 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 	fio->stage = FILE_MOVES;
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = fd, .offset = io->offset,
-		.flags = VIRTQ_OP_FILE_STAYS,
+		.flags = f->op_flags,
 	};
 	return VIRTQ_SUBMIT;
 }

@@ -296,6 +296,23 @@ static int set_up(struct virtq_engine *e, struct uring *u, struct io_uring_param
 	return rc;
 }
 
+/*
+ * What cannot be done at once (FLUSH, DISCARD, reads of files that know no way not to
+ * wait) is done by worker threads of the kernel, and those of files and block devices are
+ * few: four for each processor. Storage that hangs keeps as many as it is asked things.
+ * So there may be one for each operation under way: as each queue has its reserve of
+ * credits, each then finds a worker. They are started when all others are asleep, and go
+ * after some seconds with nothing to do.
+ *
+ * Linux before 5.15 does not know it: there storage that hangs is to be on an engine of its own.
+ */
+static void allow_workers(struct virtq_engine *e, struct io_uring *ring)
+{
+	unsigned int most[2] = { e->credits, 0 };	/* bounded; all others stay as they are */
+
+	io_uring_register_iowq_max_workers(ring, most);
+}
+
 static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 {
 	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE |
@@ -324,6 +341,7 @@ static int uring_open(struct virtq_engine *e, struct virtq_error *err)
 	u->multishot = !(e->config.forbid & VIRTQ_USE_MULTISHOT);
 	if (u->multishot)
 		e->uses |= VIRTQ_USE_MULTISHOT;
+	allow_workers(e, &u->ring);
 	/* Cheaper entry where the kernel has it. */
 	if (!(e->config.forbid & VIRTQ_USE_RING_FD) && io_uring_register_ring_fd(&u->ring) == 1)
 		e->uses |= VIRTQ_USE_RING_FD;

@@ -71,6 +71,8 @@ static void prepare(struct virtq_engine *e, struct io_uring_sqe *sqe,
 		io_uring_prep_nop(sqe);
 		break;
 	}
+	if (op->kind <= VIRTQ_OP_WRITE && op->flags & VIRTQ_OP_FILE_WAITS)
+		sqe->flags |= IOSQE_ASYNC;
 	if (op->kind > VIRTQ_OP_SYNC || !(op->flags & VIRTQ_OP_FILE_STAYS))
 		return;
 	file = uring_file(e, slot->queue, op->fd);
