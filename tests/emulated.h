@@ -6,12 +6,14 @@
 #ifndef TESTS_EMULATED_H
 #define TESTS_EMULATED_H
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static inline bool emulated(void)
@@ -62,6 +64,24 @@ static inline void skip_unless_faults_tell_where(void)
 		print_message("skipped: the emulator's SIGBUS does not tell where it happened\n");
 		skip();
 	}
+}
+
+/*
+ * qemu-user 7.2 hands on that the kernel told the alignment O_DIRECT needs, and
+ * not what it told: 0, which means that there is no O_DIRECT.
+ */
+static inline void skip_unless_alignment_is_told(void)
+{
+#ifdef STATX_DIOALIGN
+	struct statx sx = { .stx_mask = 0 };
+
+	if (!emulated() || statx(AT_FDCWD, "/proc/self/exe", 0, STATX_DIOALIGN, &sx))
+		return;
+	if (sx.stx_mask & STATX_DIOALIGN && !sx.stx_dio_mem_align) {
+		print_message("skipped: the emulator's statx() does not tell alignments\n");
+		skip();
+	}
+#endif
 }
 
 #endif

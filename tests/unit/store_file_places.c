@@ -11,6 +11,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "../emulated.h"
+
 #define BYTES (6 * MIB)
 
 /* ---- Space ------------------------------------------------------------------------ */
@@ -129,6 +131,7 @@ static void a_block_device_is_a_store(void **state)
 	struct depot dp;
 	struct loop l;
 
+	skip_unless_alignment_is_told();
 	loop_open(&l, ".", BYTES, 512);
 	depot_random(*state, store_make(l.device, NULL), BYTES, 40, true);
 	loop_close(&l);
@@ -178,6 +181,7 @@ static void large_blocks_are_announced(void **state)
 	struct depot dp;
 	struct loop l;
 
+	skip_unless_alignment_is_told();
 	loop_open(&l, ".", BYTES, 4096);
 	store = store_make(l.device, NULL);
 	assert_int_equal(store->info.block, 512);	/* the page cache sees to it */
@@ -304,6 +308,7 @@ static void a_size_of_half_a_block_is_refused(void **state)
 	char command[64];
 
 	(void)state;
+	skip_unless_alignment_is_told();
 	loop_open(&l, ".", 64 * MIB, 4096);
 	snprintf(command, sizeof(command), "mkfs.ext4 -q -F %s", l.device);
 	if (system(command)) {
