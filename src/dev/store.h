@@ -12,6 +12,7 @@
  *   store_nbd_link.c  the same: lost, made again
  *   store_nbd.c     the same: its thread
  *   store_inject.c  one that fails on purpose
+ *   store_turns.c   what waits in one of them, in turn by its queues
  */
 #ifndef VIRTQ_DEV_STORE_H
 #define VIRTQ_DEV_STORE_H

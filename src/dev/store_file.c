@@ -433,7 +433,6 @@ int store_file_open(struct virtq_store **out, const char *path,
 	f->store.info.read_only = options->read_only;
 	f->store.info.block = STORE_SECTOR_BYTES;
 	f->fd = f->direct_fd = -1;
-	f->waiting_end = &f->waiting;
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&f->bounce_lock, NULL);
 	sync_gate_open(&f->gate);

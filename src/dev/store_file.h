@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "dev/store.h"
+#include "dev/store_turns.h"
 
 /* Memory for requests whose own O_DIRECT cannot take: so much, and no more; others wait. */
 #define BOUNCE_BYTES (128u * 1024u)
@@ -66,7 +67,7 @@ struct file_store {
 	uint8_t *bounce;
 	pthread_mutex_t bounce_lock;
 	uint32_t bounce_taken;			/* a bit for each; by the lock */
-	struct virtq_store_io *waiting, **waiting_end;	/* for one of them; by the lock */
+	struct store_turns waiting;		/* for one of them; by the lock */
 };
 
 enum file_stage {
@@ -84,7 +85,8 @@ enum file_stage {
 
 /* What a piece of work keeps in its room. */
 struct file_io {
-	struct virtq_store_io *next;	/* of those that wait; by the lock of what they wait for */
+	struct store_turn turn;		/* WAITS; first, see store_turns.h; by the lock */
+	struct virtq_store_io *next;	/* of others that wait; by the lock of what they wait for */
 	enum file_stage stage;
 	uint8_t *bounce;		/* BOUNCES: ours until the end; WAITS: by the lock */
 	struct virtq_span span;		/* what the engine moves, piece by piece */
@@ -94,6 +96,7 @@ struct file_io {
 
 _Static_assert(sizeof(struct file_io) <= sizeof(((struct virtq_store_io *)NULL)->room),
 	       "fits where the device has room for it");
+_Static_assert(offsetof(struct file_io, turn) == 0, "where store_turns.c looks for it");
 
 static inline struct file_io *file_io_of(struct virtq_store_io *io)
 {

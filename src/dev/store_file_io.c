@@ -42,34 +42,22 @@ static bool bounce_get(struct file_store *f, struct virtq_store_io *io)
 		fio->bounce = f->bounce + (size_t)BOUNCE_BYTES * (unsigned int)(free_bit - 1);
 	} else {
 		fio->stage = FILE_WAITS;
-		fio->next = NULL;
-		*f->waiting_end = io;
-		f->waiting_end = &fio->next;
+		store_turns_add(&f->waiting, io);
 	}
 	pthread_mutex_unlock(&f->bounce_lock);
 	return free_bit;
 }
 
-/* Take one out of those that wait. By the lock. */
-static void stop_waiting(struct file_store *f, struct virtq_store_io **at)
-{
-	struct virtq_store_io **next = &file_io_of(*at)->next;
-
-	if (f->waiting_end == next)
-		f->waiting_end = at;
-	*at = *next;
-}
-
-/* To whoever has waited longest, or back. */
+/* To the first of the queue whose turn it is, or back. */
 static void bounce_put(struct file_store *f, uint8_t *buffer)
 {
 	size_t number = (size_t)(buffer - f->bounce) / BOUNCE_BYTES;
 	struct virtq_store_io *io;
 
 	pthread_mutex_lock(&f->bounce_lock);
-	io = f->waiting;
+	io = f->waiting.first;
 	if (io) {
-		stop_waiting(f, &f->waiting);
+		store_turns_take(&f->waiting, io);
 		file_io_of(io)->bounce = buffer;
 	} else {
 		f->bounce_taken &= ~(1u << number);
@@ -82,15 +70,12 @@ static void bounce_put(struct file_store *f, uint8_t *buffer)
 void file_cancel(struct virtq_store *store, struct virtq_store_io *io)
 {
 	struct file_store *f = container_of(store, struct file_store, store);
-	struct virtq_store_io **at;
 	bool waits;
 
 	pthread_mutex_lock(&f->bounce_lock);
-	for (at = &f->waiting; *at && *at != io; at = &file_io_of(*at)->next)
-		;
-	waits = *at;
+	waits = store_turns_has(&f->waiting, io);
 	if (waits)
-		stop_waiting(f, at);
+		store_turns_remove(&f->waiting, io);
 	pthread_mutex_unlock(&f->bounce_lock);
 	if (waits || file_sync_cancel(f, io) || file_erase_cancel(f, io))
 		virtq_engine_complete(io->req, -ECANCELED);

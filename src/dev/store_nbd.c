@@ -318,18 +318,16 @@ static void begin(struct nbd_store *n, struct virtq_store_io *io)
 /* Take the cancelled ones out of those that wait. By the lock. */
 static struct virtq_store_io *take_cancelled(struct nbd_store *n)
 {
-	struct virtq_store_io *io, **at = &n->waiting, *taken = NULL;
+	struct virtq_store_io *io, *next, *taken = NULL;
 
-	while ((io = *at)) {
-		if (net_io_of(io)->cancelled) {
-			*at = net_io_of(io)->next;
-			net_io_of(io)->next = taken;
-			taken = io;
-		} else {
-			at = &net_io_of(io)->next;
-		}
+	for (io = n->waiting.first; io; io = next) {
+		next = store_turns_next(&n->waiting, io);
+		if (!net_io_of(io)->cancelled)
+			continue;
+		store_turns_remove(&n->waiting, io);
+		net_io_of(io)->next = taken;
+		taken = io;
 	}
-	n->waiting_end = at;
 	for (uint64_t left = n->used; left; left &= left - 1) {
 		struct nbd_command *c = &n->commands[__builtin_ctzll(left)];
 
@@ -342,16 +340,14 @@ static struct virtq_store_io *take_cancelled(struct nbd_store *n)
 /* See what engines have left. Returns false if the store is to be closed. */
 static bool collect(struct nbd_store *n)
 {
-	struct virtq_store_io *cancelled = NULL, *next;
+	struct virtq_store_io *cancelled = NULL, *io, *next;
 	bool quit;
 
 	pthread_mutex_lock(&n->lock);
-	if (n->arrived) {
-		*n->waiting_end = n->arrived;
-		n->waiting_end = n->arrived_end;
-		n->arrived = NULL;
-		n->arrived_end = &n->arrived;
-	}
+	for (io = n->arrived; io; io = net_io_of(io)->next)
+		store_turns_add(&n->waiting, io);
+	n->arrived = NULL;
+	n->arrived_end = &n->arrived;
 	if (n->cancels)
 		cancelled = take_cancelled(n);
 	n->cancels = false;
@@ -374,17 +370,15 @@ static bool must_wait(const struct nbd_store *n, const struct virtq_store_io *io
 	return may_change(n, io->offset, to) || (n->renews && to > n->bytes);
 }
 
+/* The first that may begin, of the queue whose turn it is or, if it has none, of the next. */
 static struct virtq_store_io *take_waiting(struct nbd_store *n)
 {
-	struct virtq_store_io *io, **at = &n->waiting;
+	struct virtq_store_io *io = n->waiting.first;
 
-	while ((io = *at) && must_wait(n, io))
-		at = &net_io_of(io)->next;
-	if (!io)
-		return NULL;
-	*at = net_io_of(io)->next;
-	if (!*at)
-		n->waiting_end = at;
+	while (io && must_wait(n, io))
+		io = store_turns_next(&n->waiting, io);
+	if (io)
+		store_turns_take(&n->waiting, io);
 	return io;
 }
 

@@ -12,13 +12,15 @@
 #include <pthread.h>
 
 #include "dev/store.h"
+#include "dev/store_turns.h"
 
 #define NBD_COMMANDS 64u
 #define NBD_BOUNCE_BYTES (512u * 1024u)	/* for each command; takes space when first used */
 
 /* In io->room. */
 struct nbd_io {
-	struct virtq_store_io *next;	/* in arrived, or in waiting */
+	struct store_turn turn;		/* in waiting; first, see store_turns.h */
+	struct virtq_store_io *next;	/* in arrived */
 	bool cancelled;			/* by the lock */
 	uint64_t give_up_ns;		/* it was lost with a connection: until when to send it again; 0: not */
 };
@@ -66,7 +68,7 @@ struct nbd_store {
 	unsigned int looks_silent;	/* how often in a row it was */
 	uint64_t connect_by_ns;		/* or, without a connection, when to try again */
 	uint64_t outage_until_ns;	/* what waits is told when nobody has answered; 0: somebody has */
-	struct virtq_store_io *waiting, **waiting_end;
+	struct store_turns waiting;	/* for a command, or a connection */
 	struct nbd_command commands[NBD_COMMANDS];
 	uint64_t used, over;		/* a bit for each command */
 	uint64_t writes, flushed;	/* changes that have ended; how many of them are stable */
@@ -78,6 +80,8 @@ struct nbd_store {
 	uint64_t bytes_min;		/* what a server must have to be the one that was there */
 	bool cancels, quit, resized;
 };
+
+_Static_assert(offsetof(struct nbd_io, turn) == 0, "where store_turns.c looks for it");
 
 static inline struct nbd_io *net_io_of(struct virtq_store_io *io)
 {

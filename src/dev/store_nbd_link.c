@@ -54,10 +54,7 @@ static void take_back(struct nbd_store *n, struct virtq_store_io *io, uint64_t n
 
 	if (!net->give_up_ns)
 		net->give_up_ns = now + n->reconnect_ns;
-	net->next = n->waiting;
-	n->waiting = io;
-	if (!net->next)
-		n->waiting_end = &net->next;
+	store_turns_put_back(&n->waiting, io);
 }
 
 static void disconnect(struct nbd_store *n, uint64_t now)
@@ -120,19 +117,15 @@ static uint64_t give_up_ns(const struct nbd_store *n, struct virtq_store_io *io)
 
 static void expire(struct nbd_store *n, uint64_t now)
 {
-	struct virtq_store_io *io, **at = &n->waiting;
+	struct virtq_store_io *io, *next;
 
-	while ((io = *at)) {
-		struct nbd_io *net = net_io_of(io);
-
-		if (now < give_up_ns(n, io)) {
-			at = &net->next;
+	for (io = n->waiting.first; io; io = next) {
+		next = store_turns_next(&n->waiting, io);
+		if (now < give_up_ns(n, io))
 			continue;
-		}
-		*at = net->next;
-		virtq_engine_complete(io->req, net->give_up_ns ? -EIO : -ESHUTDOWN);
+		store_turns_remove(&n->waiting, io);
+		virtq_engine_complete(io->req, net_io_of(io)->give_up_ns ? -EIO : -ESHUTDOWN);
 	}
-	n->waiting_end = at;
 }
 
 static bool is_cut_off(struct nbd_store *n, uint64_t now)
@@ -169,7 +162,7 @@ void store_nbd_check_link(struct nbd_store *n)
 	} else if (n->nbd && (now >= n->connect_by_ns || store_nbd_is_gone(n->nbd))) {
 		disconnect(n, now);
 	}
-	if (!n->nbd && n->waiting && now >= n->connect_by_ns)
+	if (!n->nbd && n->waiting.first && now >= n->connect_by_ns)
 		begin_to_connect(n, now);
 	if (!n->nbd || n->connecting)
 		expire(n, now);
@@ -178,7 +171,7 @@ void store_nbd_check_link(struct nbd_store *n)
 uint64_t store_nbd_link_due_ns(const struct nbd_store *n)
 {
 	bool ready = n->nbd && !n->connecting;
-	uint64_t due = n->connecting || (!n->nbd && n->waiting) ? n->connect_by_ns : UINT64_MAX;
+	uint64_t due = n->connecting || (!n->nbd && n->waiting.first) ? n->connect_by_ns : UINT64_MAX;
 
 	if (n->used && n->look_ns < due)
 		due = n->look_ns;
@@ -188,7 +181,8 @@ uint64_t store_nbd_link_due_ns(const struct nbd_store *n)
 		if (c->io && c->drop_ns && c->drop_ns < due)
 			due = c->drop_ns;
 	}
-	for (struct virtq_store_io *io = ready ? NULL : n->waiting; io; io = net_io_of(io)->next)
+	for (struct virtq_store_io *io = ready ? NULL : n->waiting.first; io;
+	     io = store_turns_next(&n->waiting, io))
 		if (give_up_ns(n, io) < due)
 			due = give_up_ns(n, io);
 	return due;

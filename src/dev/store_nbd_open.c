@@ -309,7 +309,6 @@ int store_nbd_open(struct virtq_store **out, const char *uri,
 		return error_set(err, -ENOMEM, "no memory for a store");
 	n->store.ops = &nbd_ops;
 	n->wake_fd = -1;
-	n->waiting_end = &n->waiting;
 	n->arrived_end = &n->arrived;
 	n->reconnect_ns = (options->reconnect_ms ? options->reconnect_ms : RECONNECT_MS) *
 			  NS_PER_MS;

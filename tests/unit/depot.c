@@ -21,10 +21,19 @@ struct depot_req {
 	uint32_t tag;
 };
 
+static uint32_t ended(const struct depot *dp)
+{
+	return __atomic_load_n(&dp->ended, __ATOMIC_SEQ_CST);
+}
+
 static enum virtq_verdict note(struct depot *dp, struct depot_req *sr, enum virtq_verdict verdict)
 {
-	if (verdict == VIRTQ_DONE)
-		dp->result[sr->tag] = sr->io.result;
+	if (verdict != VIRTQ_DONE)
+		return verdict;
+	dp->result[sr->tag] = sr->io.result;
+	__atomic_add_fetch(&dp->ended, 1, __ATOMIC_SEQ_CST);
+	if (dp->rival)
+		dp->overtaken += ended(dp->rival) - dp->rival_ended;
 	return verdict;
 }
 
@@ -44,6 +53,8 @@ static enum virtq_verdict depot_start(struct virtq_model *model, struct virtq_re
 	sr->io.flags = order.flags;
 	sr->io.offset = order.offset;
 	sr->io.bytes = order.bytes;
+	if (dp->rival)
+		dp->rival_ended = ended(dp->rival);
 	verdict = dp->store->ops->start(dp->store, &sr->io, op);
 	dp->at_once += verdict == VIRTQ_DONE;
 	return note(dp, sr, verdict);
@@ -178,21 +189,32 @@ static void add_data(struct chain *c, const struct work *w)
 	}
 }
 
+static void write_order(struct depot *dp, const struct work *w, unsigned int tag)
+{
+	struct order order = { w->kind, w->flags, tag, 0, w->offset, w->bytes };
+
+	memcpy(dp->pair.data + tag * 64u, &order, sizeof(order));
+}
+
+static void add_work(struct depot *dp, const struct work *w, unsigned int tag)
+{
+	struct chain c = { .readable = 0 };
+
+	chain_readable(&c, tag * 64u, sizeof(struct order));
+	if (w->kind == VIRTQ_STORE_READ || w->kind == VIRTQ_STORE_WRITE)
+		add_data(&c, w);
+	chain_add(&dp->pair, &c, &dp->used[tag]);
+}
+
 unsigned int depot_send(struct depot *dp, const struct work *w)
 {
 	unsigned int tag = (unsigned int)__builtin_ctzll(~dp->busy);
-	struct order order = { w->kind, w->flags, tag, 0, w->offset, w->bytes };
-	struct chain c = { .readable = 0 };
-	size_t at = tag * 64u;
 
 	assert_in_range(tag, 0, DEPOT_TAGS - 1);
-	memcpy(dp->pair.data + at, &order, sizeof(order));
-	chain_readable(&c, at, sizeof(order));
-	if (w->kind == VIRTQ_STORE_READ || w->kind == VIRTQ_STORE_WRITE)
-		add_data(&c, w);
 	dp->result[tag] = DEPOT_NONE;
 	dp->busy |= (uint64_t)1 << tag;
-	chain_add(&dp->pair, &c, &dp->used[tag]);
+	write_order(dp, w, tag);
+	add_work(dp, w, tag);
 	virtq_driver_publish(dp->pair.driver);
 	virtq_notify_send(dp->kick);
 	return tag;
@@ -407,4 +429,49 @@ void depot_crowd(const struct setting *s, struct virtq_store *store)
 	}
 	depot_close(&dp[1]);
 	depot_close(&dp[0]);
+}
+
+#define RIVAL_TURNS 40u
+
+/* Fill up to @flood that are in flight, all with the same memory and tag. Returns the new number. */
+static unsigned int fill_up(struct depot *dp, const struct work *w, unsigned int in_flight,
+			    unsigned int flood)
+{
+	struct virtq_completion done[64];
+	int n;
+
+	while ((n = virtq_driver_get(dp->pair.driver, done, 64)) > 0)
+		in_flight -= (unsigned int)n;
+	assert_int_equal(n, 0);
+	if (in_flight == flood)
+		return flood;
+	for (; in_flight < flood; in_flight++)
+		add_work(dp, w, 0);
+	virtq_driver_publish(dp->pair.driver);
+	virtq_notify_send(dp->kick);
+	return flood;
+}
+
+unsigned int depot_overtaken(const struct setting *s, struct virtq_store *store,
+			     const struct work *w, unsigned int flood)
+{
+	unsigned int in_flight = 0, turns, tag;
+	struct depot crowd, one;
+
+	depot_open_shared(&crowd, s, store, 5000);
+	depot_open_shared(&one, s, store, 5000);
+	one.rival = &crowd;
+	write_order(&crowd, w, 0);
+	for (turns = 0; turns < RIVAL_TURNS || ended(&crowd) < 3 * flood; turns++) {
+		in_flight = fill_up(&crowd, w, in_flight, flood);
+		tag = depot_send(&one, w);
+		while (one.busy) {
+			in_flight = fill_up(&crowd, w, in_flight, flood);
+			depot_reap(&one, 1);
+		}
+		assert_int_equal(one.result[tag], 0);
+	}
+	depot_close(&one);
+	depot_close(&crowd);
+	return one.overtaken / turns;
 }

@@ -28,6 +28,10 @@ struct depot {
 	uint32_t at_once;		/* so many ended as they began; written likewise */
 	uint32_t used[DEPOT_TAGS];	/* the driver's: the used length */
 	uint64_t busy;			/* the driver's: a bit for each tag */
+	uint32_t ended;			/* pieces of work; atomic */
+	/* Of another queue so many ended while one of this, which is alone, was under way. */
+	struct depot *rival;
+	uint32_t rival_ended, overtaken;	/* the engine's thread; read when that is back */
 };
 
 /* One piece of work. */
@@ -83,6 +87,13 @@ void depot_random(const struct setting *s, struct virtq_store *store, uint64_t b
 		  unsigned int rounds, bool rough);
 /* Work for a store of 1 MiB at least by two engines at the same time. Takes the store. */
 void depot_crowd(const struct setting *s, struct virtq_store *store);
+/*
+ * Two queues on engines of their own: one has @flood pieces of work like @w in flight
+ * at any time, the other one. Returns how many of the first's ended, on average,
+ * while one of the other's was under way.
+ */
+unsigned int depot_overtaken(const struct setting *s, struct virtq_store *store,
+			     const struct work *w, unsigned int flood);
 /* All that the store holds is as expected. */
 void shadow_check(struct shadow *s, struct depot *dp);
 

@@ -5,7 +5,10 @@
  */
 #include "places.h"
 
+#include <stdlib.h>
 #include <unistd.h>
+
+#include "dev/store_file.h"
 
 #define BYTES (6 * MIB)
 
@@ -83,6 +86,44 @@ static void requests_wait_for_buffers(void **state)
 	file_drop(path);
 }
 
+/* A read that belongs to no engine, and has one of the buffers. */
+struct keeper {
+	struct virtq_store_io io;
+	struct virtq_req req;
+	struct virtq_span span;
+	struct virtq_op op;
+	uint8_t data[8192 + 1];
+};
+
+static void keep_buffer(struct keeper *k, struct virtq_store *store)
+{
+	k->span = (struct virtq_span){ k->data + ((uintptr_t)k->data % 2 == 0), 8192 };
+	k->req.wr = (struct virtq_cursor){ &k->span, 1, 8192 };
+	k->io = (struct virtq_store_io){ .req = &k->req, .kind = VIRTQ_STORE_READ,
+					 .bytes = 8192 };
+	assert_int_equal(store->ops->start(store, &k->io, &k->op), VIRTQ_SUBMIT);
+	assert_non_null(k->op.spans);
+}
+
+/* A queue with a thousand requests that wait for a buffer is one of two whose turn it is. */
+static void queues_get_buffers_in_turn(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_READ, .bytes = 8192, .at = 1 };
+	char *path = sparse_make(".", MIB);
+	struct virtq_store *store = store_make_direct(path);
+	struct keeper *keepers = calloc(BOUNCE_COUNT - 1, sizeof(*keepers));
+
+	assert_non_null(keepers);
+	for (unsigned int i = 0; i < BOUNCE_COUNT - 1; i++)
+		keep_buffer(&keepers[i], store);
+	assert_in_range(depot_overtaken(*state, store, &w, 1000), 0, 100);
+	for (unsigned int i = 0; i < BOUNCE_COUNT - 1; i++)
+		store->ops->finish(store, &keepers[i].io, &keepers[i].op, -EIO);
+	free(keepers);
+	virtq_store_close(store);
+	file_drop(path);
+}
+
 /* More elements than one call takes, and more bytes than a buffer has. */
 static void long_chains_in_small_pieces(void **state)
 {
@@ -148,6 +189,7 @@ int main(void)
 		ON_ENGINES(data_is_kept_past_the_page_cache),
 		ON_ENGINES(engines_share_a_file),
 		ON_ENGINES(requests_wait_for_buffers),
+		ON_ENGINES(queues_get_buffers_in_turn),
 		ON_ENGINES(long_chains_in_small_pieces),
 		ON_ENGINES(a_cut_file_fails_where_it_ends),
 	};

@@ -197,6 +197,20 @@ static void a_slow_server_is_asked_many_things_at_once(void **state)
 	server_kill(&s, SIGTERM);
 }
 
+/* A queue with a thousand requests that wait for a command is one of two whose turn it is. */
+static void queues_get_commands_in_turn(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_READ, .bytes = 4096 };
+	struct virtq_store *store;
+	struct server s;
+
+	SERVE(&s, "memory", "size=1M");
+	store = store_make(s.uri, NULL);
+	assert_in_range(depot_overtaken(*state, store, &w, 1000), 0, 250);
+	virtq_store_close(store);
+	server_kill(&s, SIGTERM);
+}
+
 /* ---- Errors --------------------------------------------------------------------- */
 
 static void only_what_fails_fails(void **state)
@@ -362,6 +376,7 @@ int main(void)
 		ON_ENGINES(data_is_kept_by_poor_servers),
 		ON_ENGINES(stable_writes_are_flushed),
 		ON_ENGINES(a_slow_server_is_asked_many_things_at_once),
+		ON_ENGINES(queues_get_commands_in_turn),
 		ON_ENGINES(only_what_fails_fails),
 		ON_ENGINES(another_size_is_found),
 		ON(sync_packed_event, a_size_that_ends_within_a_block_is_refused),
