@@ -100,7 +100,9 @@ struct virtq_op {
  * @start:       parse @req; fill @op for VIRTQ_SUBMIT
  * @finish:      @result is of the operation performed last: bytes transferred
  *               (READ, WRITE), events (POLL), 0 (the others) or -errno; or what
- *               virtq_engine_complete() said. May fill @op again for VIRTQ_SUBMIT
+ *               virtq_engine_complete() said. -ECANCELED: it, or what was left of
+ *               it, was not performed; -EOWNERDEAD: the engine has failed, and what
+ *               became of it is not known. May fill @op again for VIRTQ_SUBMIT
  * @cancel:      a held request shall end soon, because its queue is taken away:
  *               complete it, with -ECANCELED if nothing better is known. The
  *               request may have been completed by another thread already, and

@@ -294,10 +294,17 @@ static int direct_alignment(struct file_store *f, const char *path, struct virtq
 	return 0;
 }
 
+static bool is_same_file(int fd, int other)
+{
+	struct stat a, b;
+
+	return fstat(fd, &a) == 0 && fstat(other, &b) == 0 &&
+	       a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 static int open_direct(struct file_store *f, const char *path, bool read_only,
 		       struct virtq_error *err)
 {
-	struct stat buffered, direct;
 	uint8_t *bounce;
 	int rc;
 
@@ -306,8 +313,7 @@ static int open_direct(struct file_store *f, const char *path, bool read_only,
 		return error_set(err, -EINVAL, "the file system of %s does not do O_DIRECT", path);
 	if (f->direct_fd < 0)
 		return error_set_errno(err, -errno, "cannot open %s with O_DIRECT", path);
-	if (fstat(f->fd, &buffered) || fstat(f->direct_fd, &direct) ||
-	    buffered.st_dev != direct.st_dev || buffered.st_ino != direct.st_ino)
+	if (!is_same_file(f->fd, f->direct_fd))
 		return error_set(err, -EBUSY, "%s was replaced while it was being opened", path);
 	rc = direct_alignment(f, path, err);
 	if (rc)
@@ -378,6 +384,8 @@ static void file_close(struct virtq_store *store)
 		munmap(f->bounce, (size_t)BOUNCE_BYTES * BOUNCE_COUNT);
 	if (f->direct_fd >= 0)
 		close(f->direct_fd);
+	if (f->spare_fd >= 0)
+		close(f->spare_fd);
 	if (f->fd >= 0)
 		close(f->fd);
 	pthread_mutex_destroy(&f->bounce_lock);
@@ -394,6 +402,19 @@ static const struct virtq_store_ops file_ops = {
 	.refresh = file_refresh,
 	.close = file_close,
 };
+
+/* To sync by when the result of a sync is lost: what has never been synced, if it can be had. */
+static void open_spare(struct file_store *f, const char *path, bool read_only)
+{
+	if (f->direct_fd < 0) {
+		f->spare_fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
+		if (f->spare_fd >= 0 && !is_same_file(f->fd, f->spare_fd)) {
+			close(f->spare_fd);
+			f->spare_fd = -1;
+		}
+	}
+	sync_gate_use(&f->gate, f->fd, f->direct_fd < 0 ? f->spare_fd : f->direct_fd);
+}
 
 static int open_file(struct file_store *f, const char *path,
 		     const struct virtq_store_options *options, struct virtq_error *err)
@@ -417,6 +438,8 @@ static int open_file(struct file_store *f, const char *path,
 	if (!rc && options->direct)
 		rc = open_direct(f, path, options->read_only, err);
 	f->op_flags = VIRTQ_OP_FILE_STAYS | (always_waits(f->fd) ? VIRTQ_OP_FILE_WAITS : 0);
+	if (!rc)
+		open_spare(f, path, options->read_only);
 	f->in_place = !options->no_in_place && !f->is_device && is_memory(f->fd);
 	return rc;
 }
@@ -432,7 +455,7 @@ int store_file_open(struct virtq_store **out, const char *path,
 	f->store.ops = &file_ops;
 	f->store.info.read_only = options->read_only;
 	f->store.info.block = STORE_SECTOR_BYTES;
-	f->fd = f->direct_fd = -1;
+	f->fd = f->direct_fd = f->spare_fd = -1;
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
 	pthread_mutex_init(&f->bounce_lock, NULL);
 	sync_gate_open(&f->gate);

@@ -27,6 +27,10 @@ struct sync_gate {
 	pthread_mutex_t lock;
 	bool busy;			/* somebody leads: a sync is under way, or about to be */
 	bool failed;			/* one has; no other will be believed */
+	/* The file, opened twice; the second may be missing, -1. Owner from here on: who leads. */
+	int fds[2];
+	unsigned int at;		/* the one that is synced */
+	bool other_is_good;		/* no error is known to the other one only */
 	struct virtq_store_io *waiting, **end;
 	struct virtq_store_io **covered_end;	/* up to here it is for these, too */
 };
@@ -53,6 +57,7 @@ struct file_store {
 	int fd;					/* through the page cache; holds the lock */
 	int direct_fd;				/* past it, or -1 */
 	uint32_t op_flags;			/* of reads and writes; constant */
+	int spare_fd;				/* for syncs only, or -1 */
 	/* What O_DIRECT wants: powers of two; constant. */
 	uint32_t direct_mem_align, direct_offset_align;
 	uint32_t page_bytes;			/* constant */
@@ -112,6 +117,8 @@ void file_cancel(struct virtq_store *store, struct virtq_store_io *io);
 
 /* store_file_sync.c */
 void sync_gate_open(struct sync_gate *gate);
+/* @fd, and @other or -1: the file, opened twice, before any of it is written. */
+void sync_gate_use(struct sync_gate *gate, int fd, int other);
 void sync_gate_close(struct sync_gate *gate);
 /* All that has ended before shall be stable. After VIRTQ_HOLD @io is not to be touched any more. */
 enum virtq_verdict file_sync(struct file_store *f, struct virtq_store_io *io,
@@ -119,7 +126,10 @@ enum virtq_verdict file_sync(struct file_store *f, struct virtq_store_io *io,
 /* FILE_LEADS: its turn has come. */
 enum virtq_verdict file_sync_lead(struct file_store *f, struct virtq_store_io *io,
 				  struct virtq_op *op);
-/* FILE_SYNCS: the sync has ended; -ECANCELED: it has not even begun. */
+/*
+ * FILE_SYNCS: the sync has ended; -ECANCELED: it has not even begun; -EOWNERDEAD: how, is
+ * not known.
+ */
 void file_synced(struct file_store *f, int64_t result);
 /* Returns true if @io waited: then it is the caller's to complete. */
 bool file_sync_cancel(struct file_store *f, struct virtq_store_io *io);

@@ -12,6 +12,16 @@
  * that could not be written back count as clean. So every later one fails, until
  * the file is opened anew.
  *
+ * The engine of one that leads can fail, and its result get lost. It may have been an
+ * error, which the kernel does not tell a second time; but it tells each opened
+ * file. So the file is opened twice, before anything is written, and the next sync
+ * goes through the other one, for those too that waited for the lost one. That must not
+ * be lost as well. But once one of the other is known to have succeeded, there was no
+ * error until then, and the first is as good as new: what it was told and nobody heard
+ * came before, and was none. To open the file anew would not help: who opens it after an
+ * error was told to somebody is told nothing. (That the medium failed to empty its own
+ * cache the kernel tells the one sync only, and has it tried again by the next.)
+ *
  * Who leads runs on its own engine, and may be cancelled like any other request.
  * Then the sync was not performed, and the next one leads. For each lead that is
  * taken there is an end, file_synced(): the engine gives a request that it cancels
@@ -28,6 +38,14 @@ void sync_gate_open(struct sync_gate *gate)
 {
 	pthread_mutex_init(&gate->lock, NULL);
 	gate->end = gate->covered_end = &gate->waiting;
+	gate->fds[0] = gate->fds[1] = -1;
+}
+
+void sync_gate_use(struct sync_gate *gate, int fd, int other)
+{
+	gate->fds[0] = fd;
+	gate->fds[1] = other;
+	gate->other_is_good = other >= 0;
 }
 
 void sync_gate_close(struct sync_gate *gate)
@@ -41,7 +59,8 @@ static enum virtq_verdict begin(struct file_store *f, struct virtq_store_io *io,
 	file_io_of(io)->stage = FILE_SYNCS;
 	/* Of the file, so that direct writes are covered too. */
 	*op = (struct virtq_op){
-		.kind = VIRTQ_OP_SYNC, .fd = f->fd, .flags = VIRTQ_OP_FILE_STAYS,
+		.kind = VIRTQ_OP_SYNC, .fd = f->gate.fds[f->gate.at],
+		.flags = VIRTQ_OP_FILE_STAYS,
 	};
 	return VIRTQ_SUBMIT;
 }
@@ -111,16 +130,32 @@ static void tell(struct virtq_store_io *io, int64_t result)
 	}
 }
 
+/* Does the next one make up for it? */
+static bool counts_not(struct sync_gate *gate, int64_t result)
+{
+	if (result == -ECANCELED)
+		return true;	/* it was not performed */
+	if (result != -EOWNERDEAD || !gate->other_is_good)
+		return false;
+	gate->at ^= 1;
+	gate->other_is_good = false;
+	return true;
+}
+
 void file_synced(struct file_store *f, int64_t result)
 {
 	struct virtq_store_io *covered, *late = NULL, *leader;
 	struct sync_gate *gate = &f->gate;
+	bool again;
 
 	pthread_mutex_lock(&gate->lock);
-	if (result == -ECANCELED)
-		gate->covered_end = &gate->waiting;	/* it was not performed */
+	again = counts_not(gate, result);
+	if (again)
+		gate->covered_end = &gate->waiting;
 	covered = take_until(gate, gate->covered_end);
-	if (result < 0 && result != -ECANCELED) {
+	if (result >= 0) {
+		gate->other_is_good = gate->fds[1] >= 0;
+	} else if (!again) {
 		shm_flag_write(&gate->failed, true);
 		late = take_until(gate, gate->end);
 	}

@@ -27,7 +27,7 @@
 #define CLOSE_MS 5000
 #define RELEASE_MS 1000
 
-/* The kernel has let go of everything: what it had has failed, nothing is used any more. */
+/* The kernel has let go of everything: nothing is used any more, and who knows what it has done. */
 static void let_go(struct virtq_engine *e)
 {
 	for (struct virtq_engine_queue *q = e->queues; q; q = q->next) {
@@ -39,7 +39,7 @@ static void let_go(struct virtq_engine *e)
 			if (!slot->generation)
 				continue;
 			slot->generation = 0;
-			engine_completed(e, slot, -EIO);
+			engine_completed(e, slot, -EOWNERDEAD);
 		}
 	}
 	if (e->abandoned_fd >= 0)
@@ -88,7 +88,8 @@ int virtq_engine_error(const struct virtq_engine *engine)
 
 static void failed_perform(struct virtq_engine *e, struct engine_slot *slot)
 {
-	engine_completed(e, slot, -EIO);
+	/* The kernel never hears of it. */
+	engine_completed(e, slot, -ECANCELED);
 }
 
 /* What the kernel still has it gives up by itself. */

@@ -84,4 +84,10 @@ void stand_send_holds(struct stand *st, unsigned int n);
 uint32_t stand_back(struct stand *st);
 uint32_t stand_do(struct stand *st, const struct chain *c);
 
+/*
+ * The calling thread, and threads it starts, cannot wait for events from now on: @error.
+ * Returns 0, or -errno where there are no such filters.
+ */
+int deny_waiting(unsigned int error);
+
 #endif

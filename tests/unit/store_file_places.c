@@ -268,6 +268,35 @@ static void lost_data_fails_every_flush(void **state)
 	faulty_close(&y);
 }
 
+/*
+ * BLK-DEV-017: the kernel tells a sync that data was lost, and the engine fails before
+ * anybody hears of it. The next one must be told, too.
+ */
+static void lost_data_is_told_again_if_the_result_was_lost(void **state)
+{
+	struct work w = { .kind = VIRTQ_STORE_WRITE, .bytes = MIB };
+	struct work flush = { .kind = VIRTQ_STORE_FLUSH };
+	struct virtq_req req = { .queue = NULL };
+	struct virtq_store_io io = { .req = &req, .kind = VIRTQ_STORE_FLUSH };
+	struct virtq_op op;
+	struct depot dp;
+	struct faulty y;
+
+	faulty_open(&y);
+	depot_open(&dp, *state, store_make(y.path, NULL), 300);
+	for (; w.offset < LOST_MIB * MIB; w.offset += MIB)
+		assert_int_equal(depot_do(&dp, &w), 0);
+	/* On no engine. */
+	assert_int_equal(dp.store->ops->start(dp.store, &io, &op), VIRTQ_SUBMIT);
+	assert_int_equal(fdatasync(op.fd), -1);
+	assert_int_equal(dp.store->ops->finish(dp.store, &io, &op, -EOWNERDEAD),
+			 VIRTQ_DONE);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_true(depot_do(&dp, &flush) < 0);
+	depot_close(&dp);
+	faulty_close(&y);
+}
+
 /* BLK-DEV-017: of writes that shall be stable none is after one was not. */
 static void lost_data_fails_every_stable_write(void **state)
 {
@@ -345,6 +374,7 @@ int main(void)
 		ON_ENGINES(a_block_device_is_a_store),
 		ON_ENGINES(large_blocks_are_announced),
 		ON_ENGINES(lost_data_fails_every_flush),
+		ON_ENGINES(lost_data_is_told_again_if_the_result_was_lost),
 		ON_ENGINES(lost_data_fails_every_stable_write),
 		cmocka_unit_test(a_size_of_half_a_block_is_refused),
 	};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The syncs of a file that several queues have: one at a time, which is for all
- * that waited when it began, and none is believed after one has failed.
+ * that waited when it began, and none is believed after one has failed, or after two whose
+ * results were lost with their engines.
  *
  * The C library's fdatasync(), which is how the engine without io_uring syncs, is
  * one of this program's own: it counts, waits until it is told to end, and fails
@@ -294,6 +295,129 @@ static void an_error_is_told_to_all_that_share_it(void **state)
 	yard_close(y);
 }
 
+/* ---- Results that are lost ------------------------------------------------------------ */
+
+/* What the next sync would be made through. */
+static int fd_of_next(struct yard *y)
+{
+	lead(y);
+	lead_end(y, -ECANCELED);
+	return y->op.fd;
+}
+
+static void lose_one(struct yard *y, int fd)
+{
+	lead(y);
+	assert_int_equal(y->op.fd, fd);
+	lead_end(y, -EOWNERDEAD);
+}
+
+/*
+ * BLK-DEV-017, BLK-DEV-018: nobody knows what the kernel has told, so the same opened file
+ * is not asked again before another one has been.
+ */
+static void a_lost_result_is_asked_for_elsewhere(void **state)
+{
+	struct yard *y = yard_open(state);
+	int first = fd_of_next(y), second;
+
+	all_wait(y);
+	assert_int_equal(y->op.fd, first);
+	lead_end(y, -EOWNERDEAD);
+	for (unsigned int i = 0; i < LATE; i++)
+		assert_int_equal(depot_wait(&y->queues[i], 0), 0);
+	assert_syncs(y->s, 1);
+	second = fd_of_next(y);
+	assert_int_not_equal(second, first);
+	/* Each makes up for the other, over and over. */
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_int_equal(depot_do(&y->queues[i], &flush), 0);
+		lose_one(y, i % 2 ? first : second);
+		assert_int_equal(depot_do(&y->queues[i], &stable), 0);
+	}
+	yard_close(y);
+}
+
+/* Neither has answered since: one of them may have been told of an error. */
+static void two_lost_results_in_a_row_are_a_failure(void **state)
+{
+	for (unsigned int way = 0; way < 2; way++) {
+		struct yard *y = yard_open(state);
+		int first = fd_of_next(y), second;
+
+		lose_one(y, first);
+		second = fd_of_next(y);		/* cancelled: no answer */
+		if (way) {
+			lose_one(y, second);
+		} else {
+			all_wait(y);
+			lead_end(y, -EOWNERDEAD);
+			for (unsigned int i = 0; i < LATE; i++)
+				assert_true(depot_wait(&y->queues[i], 0) < 0);
+		}
+		assert_all_fail(y);
+		assert_syncs(y->s, 0);
+		yard_close(y);
+	}
+}
+
+/* A file's own finish(), but the engine whose turn it is to lead fails in that moment. */
+static struct {
+	struct virtq_store_ops ops;
+	const struct virtq_store_ops *files;
+	int denied;		/* 1: not yet; atomic */
+} trap;
+
+static enum virtq_verdict trap_finish(struct virtq_store *store, struct virtq_store_io *io,
+				      struct virtq_op *op, int64_t result)
+{
+	if (io->req->queue && io->kind == VIRTQ_STORE_FLUSH &&
+	    __atomic_load_n(&trap.denied, __ATOMIC_SEQ_CST) == 1)
+		__atomic_store_n(&trap.denied, deny_waiting(EPERM), __ATOMIC_SEQ_CST);
+	return trap.files->finish(store, io, op, result);
+}
+
+static void an_engine_that_fails_takes_no_flush_with_it(void **state)
+{
+	static const unsigned int from[] = { 0, 0, 1, 2 };
+	struct yard *y = yard_open(state);
+	int first = fd_of_next(y), result;
+
+	trap.files = y->store->ops;
+	trap.ops = *trap.files;
+	trap.ops.finish = trap_finish;
+	trap.denied = 1;
+	y->store->ops = &trap.ops;
+	lead(y);
+	for (unsigned int i = 0; i < sizeof(from) / sizeof(from[0]); i++) {
+		depot_send(&y->queues[from[i]], from[i] == 1 ? &stable : &flush);
+		yard_wait(y, i + 1);
+	}
+	lead_end(y, 0);
+	result = depot_wait(&y->queues[0], 0);
+	/* Where there are no such filters (an emulator) there is nothing to test. */
+	if (trap.denied == 0) {
+		assert_int_equal(result, -EOWNERDEAD);
+		assert_int_equal(depot_wait(&y->queues[0], 1), -ECANCELED);
+	} else {
+		assert_int_equal(depot_wait(&y->queues[0], 1), 0);
+	}
+	for (unsigned int i = 1; i < LATE; i++)
+		assert_int_equal(depot_wait(&y->queues[i], 0), 0);
+	/* Those of other engines, among them one that has the queue next. */
+	for (unsigned int i = 1; i < QUEUES; i++) {
+		assert_int_equal(depot_do(&y->queues[i], &flush), 0);
+		assert_int_equal(depot_do(&y->queues[i], &stable), 0);
+	}
+	assert_int_equal(fd_of_next(y) == first, trap.denied != 0);
+	y->store->ops = trap.files;
+	yard_close(y);
+	if (trap.denied) {
+		print_message("skipped: no filter on system calls: %s\n", strerror(-trap.denied));
+		skip();
+	}
+}
+
 /* ---- Cancelled ---------------------------------------------------------------------- */
 
 static void who_waits_can_be_cancelled(void **state)
@@ -414,6 +538,9 @@ int main(void)
 		ON(sync_split, who_comes_during_the_next_waits_for_another),
 		ON_ENGINES(an_error_fails_those_that_wait),
 		ON(sync_split, an_error_is_told_to_all_that_share_it),
+		ON_ENGINES(a_lost_result_is_asked_for_elsewhere),
+		ON_ENGINES(two_lost_results_in_a_row_are_a_failure),
+		ON(uring_split, an_engine_that_fails_takes_no_flush_with_it),
 		ON_ENGINES(who_waits_can_be_cancelled),
 		ON_ENGINES(all_that_wait_can_be_cancelled),
 		ON(sync_split, who_shares_can_be_cancelled),
