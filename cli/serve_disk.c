@@ -294,7 +294,7 @@ void serve_disk_announce(struct serve_disk *disk, unsigned int threads)
 	report_note("serving %s (%s%s) on %s: %u queue%s of up to %u entries, %s, engine %s, "
 		    "%u thread%s%s%s",
 		    s->image, size_text(size, (double)serve_disk_bytes(disk)),
-		    s->read_only ? ", read-only" : "", disk->name,
+		    s->read_only || disk->store->info.read_only ? ", read-only" : "", disk->name,
 		    disk->model->queues, disk->model->queues == 1 ? "" : "s",
 		    disk->model->queue_size_max, layouts[s->layout], engine,
 		    threads, threads == 1 ? "" : "s",

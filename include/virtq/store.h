@@ -153,7 +153,7 @@ struct virtq_store_options {
  * virtq_store_open - a store by its name
  * @out:   receives the store
  * @image: a path: a regular file or block device, locked as long as it is open,
- *           shared if read-only, exclusive otherwise;
+ *           shared if read-only, as a write-protected device always is, else exclusive;
  *         "null:SIZE": for measuring only. Forgets what is written, and to read
  *           leaves the driver's memory as it is, with whatever lies there;
  *         "ram:SIZE": memory, zeroes at first, gone at the end;

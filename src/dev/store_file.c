@@ -416,16 +416,34 @@ static void open_spare(struct file_store *f, const char *path, bool read_only)
 	sync_gate_use(&f->gate, f->fd, f->direct_fd < 0 ? f->spare_fd : f->direct_fd);
 }
 
+/* Some can be opened for writing all the same; then each write fails. */
+static bool is_write_protected(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), protected = 0;
+
+	if (fd < 0)
+		return false;
+	if (ioctl(fd, BLKROGET, &protected))
+		protected = 0;
+	close(fd);
+	return protected;
+}
+
 static int open_file(struct file_store *f, const char *path,
 		     const struct virtq_store_options *options, struct virtq_error *err)
 {
-	int flags = (options->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
+	bool read_only = options->read_only;
+	int flags = O_CLOEXEC, rc;
 	struct stat st;
-	int rc;
 
-	/* Exclusive on a block device: the kernel refuses one that is mounted. */
-	if (stat(path, &st) == 0 && S_ISBLK(st.st_mode) && !options->read_only)
-		flags |= O_EXCL;
+	if (!read_only && stat(path, &st) == 0 && S_ISBLK(st.st_mode)) {
+		read_only = is_write_protected(path);
+		/* The kernel refuses one that is mounted. */
+		if (!read_only)
+			flags |= O_EXCL;
+	}
+	f->store.info.read_only = read_only;
+	flags |= read_only ? O_RDONLY : O_RDWR;
 	/* Not to wait for the other end if it is a pipe; measure() refuses it. */
 	f->fd = open(path, flags | O_NONBLOCK);
 	if (f->fd < 0)
@@ -434,12 +452,12 @@ static int open_file(struct file_store *f, const char *path,
 
 	rc = measure(f, path, err);
 	if (!rc)
-		rc = lock_file(f, path, options->read_only, err);
+		rc = lock_file(f, path, read_only, err);
 	if (!rc && options->direct)
-		rc = open_direct(f, path, options->read_only, err);
+		rc = open_direct(f, path, read_only, err);
 	f->op_flags = VIRTQ_OP_FILE_STAYS | (always_waits(f->fd) ? VIRTQ_OP_FILE_WAITS : 0);
 	if (!rc)
-		open_spare(f, path, options->read_only);
+		open_spare(f, path, read_only);
 	f->in_place = !options->no_in_place && !f->is_device && is_memory(f->fd);
 	return rc;
 }
@@ -453,7 +471,6 @@ int store_file_open(struct virtq_store **out, const char *path,
 	if (!f)
 		return error_set(err, -ENOMEM, "no memory for a store");
 	f->store.ops = &file_ops;
-	f->store.info.read_only = options->read_only;
 	f->store.info.block = STORE_SECTOR_BYTES;
 	f->fd = f->direct_fd = f->spare_fd = -1;
 	f->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);

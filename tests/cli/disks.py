@@ -171,17 +171,35 @@ def test_written_device_is_flushed_at_the_end():
                   server.said())
 
 
-def test_block_device_that_is_in_use_is_no_target():
-    make_image("i", MIB, seed=27)
-    make_image("back", 2 * MIB, seed=28)
-    want = digest("back")
+def loop_of(path, *words):
     try:
-        made = subprocess.run(["losetup", "-f", "--show", "back"], capture_output=True, text=True)
+        made = subprocess.run(["losetup", *words, "-f", "--show", path], capture_output=True,
+                              text=True)
     except FileNotFoundError:
         raise Skip("there is no losetup here")
     if made.returncode:
         raise Skip("no loop device can be had here: " + made.stderr.strip())
-    loop = made.stdout.strip()
+    return made.stdout.strip()
+
+
+def test_write_protected_device_is_served_read_only():
+    make_image("back", 2 * MIB, seed=28)
+    loop = loop_of("back", "-r")
+    try:
+        with Server(loop) as server:
+            said = json.loads(good("probe", "--json", server.socket).out)
+            check(said["block"]["read_only"] is True, said)
+            check("DISCARD" not in said["features"]["names"], said)
+            check("(2.0 MiB, read-only)" in server.said(), server.said())
+    finally:
+        subprocess.run(["losetup", "-d", loop], check=True)
+
+
+def test_block_device_that_is_in_use_is_no_target():
+    make_image("i", MIB, seed=27)
+    make_image("back", 2 * MIB, seed=28)
+    want = digest("back")
+    loop = loop_of("back")
     try:
         # What mounting does: claim it for oneself.
         claim = os.open(loop, os.O_RDWR | os.O_EXCL)

@@ -5,6 +5,7 @@
  */
 #include "places.h"
 
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +173,38 @@ static void a_block_device_is_a_store(void **state)
 	assert_int_equal(depot_do(&dp, &w), 0);
 	depot_close(&dp);
 	loop_close(&l);
+}
+
+/* BLK-DEV-012: whoever is not told cannot know why each write fails. */
+static void a_write_protected_device_is_a_store_to_read(void **state)
+{
+	for (unsigned int way = 0; way < 2; way++) {
+		struct virtq_store *store, *second;
+		struct depot dp;
+		struct loop l;
+		int on = 1;
+
+		loop_open(&l, ".", BYTES, 512);
+		assert_int_equal(ioctl(l.fd, BLKROSET, &on), 0);
+		store = way ? store_make_direct(l.device) : store_make(l.device, NULL);
+		assert_true(store->info.read_only);
+		assert_int_equal(store->info.erase_max, 0);
+		/* To be shared, as all that is only read. */
+		second = store_make(l.device, NULL);
+		virtq_store_close(second);
+		depot_open(&dp, *state, store, 300);
+		assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_READ,
+							       .bytes = 4096 }), 0);
+		assert_int_equal(depot_do(&dp, &(struct work){ .kind = VIRTQ_STORE_FLUSH }), 0);
+		depot_close(&dp);
+
+		on = 0;
+		assert_int_equal(ioctl(l.fd, BLKROSET, &on), 0);
+		store = store_make(l.device, NULL);
+		assert_false(store->info.read_only);
+		virtq_store_close(store);
+		loop_close(&l);
+	}
 }
 
 static void large_blocks_are_announced(void **state)
@@ -372,6 +405,7 @@ int main(void)
 		ON_ENGINES(space_is_given_back_on_tmpfs),
 		ON_ENGINES(a_file_system_without_holes_says_so),
 		ON_ENGINES(a_block_device_is_a_store),
+		ON_ENGINES(a_write_protected_device_is_a_store_to_read),
 		ON_ENGINES(large_blocks_are_announced),
 		ON_ENGINES(lost_data_fails_every_flush),
 		ON_ENGINES(lost_data_is_told_again_if_the_result_was_lost),
