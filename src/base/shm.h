@@ -261,6 +261,18 @@ static inline uint32_t shm_serial(uint32_t *next)
 	return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
 }
 
+/* ---- How many of something there are, for threads of ours that decide nothing grave by it. ---- */
+
+static inline void shm_count_add(uint32_t *count, uint32_t n)
+{
+	__atomic_fetch_add(count, n, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t shm_count_read(const uint32_t *count)
+{
+	return __atomic_load_n(count, __ATOMIC_RELAXED);
+}
+
 /* ---- Plain words that one thread of ours writes and others read. ---- */
 
 static inline uint64_t shm_word_read(const uint64_t *p)

@@ -132,6 +132,12 @@ static enum virtq_verdict go_on(struct blk *blk, struct blk_req *br, struct virt
 		*op = (struct virtq_op){ 0 };
 		br->io.result = 0;
 		verdict = blk->store->ops->start(blk->store, &br->io, op);
+		/* Zeroes that are written at once: others have their turn in between. */
+		if (verdict == VIRTQ_DONE && br->io.kind == VIRTQ_STORE_WRITE) {
+			*op = (struct virtq_op){ .kind = VIRTQ_OP_TURN, .bytes = br->io.bytes };
+			br->rests = true;
+			return VIRTQ_SUBMIT;
+		}
 	}
 	return verdict;
 }
@@ -283,6 +289,7 @@ enum virtq_verdict blk_start(struct virtq_model *model, struct virtq_req *req,
 	br->type = le32_value(hdr.type);
 	br->range_count = 0;
 	br->cancelled = false;
+	br->rests = false;
 	/* One look: the mode may change while the request is under way (BLK-DEV-017). */
 	br->stable = shm_flag_read(&blk->stable);
 	br->io.req = req;
@@ -318,6 +325,12 @@ enum virtq_verdict blk_finish(struct virtq_model *model, struct virtq_req *req,
 	struct virtq_store_io *io = &br->io;
 	bool data = io->kind == VIRTQ_STORE_READ || io->kind == VIRTQ_STORE_WRITE;
 
+	if (br->rests) {
+		br->rests = false;
+		if (result < 0)
+			io->result = (int)result;
+		return follow(blk, br, op, VIRTQ_DONE);
+	}
 	if (blk->store->ops->finish)
 		return follow(blk, br, op, blk->store->ops->finish(blk->store, io, op, result));
 	if (result < 0)

@@ -51,6 +51,7 @@ struct blk_req {
 	uint32_t type;
 	bool stable;		/* writes are stable when they end: the mode as it began */
 	bool cancelled;		/* begins nothing more */
+	bool rests;		/* until the queue's next turn: the piece of work has ended */
 	uint32_t range_count;	/* 0 for a request without ranges */
 	uint32_t ranges_begun;
 	struct virtq_store_io io;

@@ -54,6 +54,8 @@ struct file_store {
 	struct virtq_store store;
 	bool is_device;				/* constant */
 	bool in_place;				/* constant: it is memory, see moved_in_place() */
+	/* Of a file in_place: operations that change it. shm_count_*(): engines write and read. */
+	uint32_t changing;
 	int fd;					/* through the page cache; holds the lock */
 	int direct_fd;				/* past it, or -1 */
 	uint32_t op_flags;			/* of reads and writes; constant */

@@ -162,8 +162,19 @@ static enum virtq_verdict bounced(struct file_store *f, struct virtq_store_io *i
 }
 
 /*
+ * The kernel is given something for a file in memory that changes it, and holds its
+ * lock for that long; or it has ended.
+ */
+static void changes(struct file_store *f, const struct virtq_store_io *io, bool begins)
+{
+	if (f->in_place && io->kind != VIRTQ_STORE_READ)
+		shm_count_add(&f->changing, begins ? 1 : UINT32_MAX);
+}
+
+/*
  * A file on a tmpfs is memory: to copy is all there is to do, and nothing is waited
- * for but a page that was swapped out, as anywhere in memory. The kernel does what
+ * for but a page that was swapped out, as anywhere in memory; or, by a write, what the
+ * kernel changes in the file meanwhile, so there are none then. The kernel does what
  * io_uring asks of other files at once where it can, but not of this one: it hands
  * each request to a worker thread, and the way there and back takes four times as
  * long as the copy. Long ones go there all the same, not to keep others waiting.
@@ -178,7 +189,8 @@ static bool moved_in_place(const struct file_store *f, struct virtq_store_io *io
 	int count = (int)data->count;
 	ssize_t moved;
 
-	if (LIKELY(!f->in_place) || io->bytes > IN_PLACE_MAX)
+	if (LIKELY(!f->in_place) || io->bytes > IN_PLACE_MAX ||
+	    (!reads && shm_count_read(&f->changing)))
 		return false;
 	moved = reads ? preadv(f->fd, iov, count, (off_t)io->offset) :
 			pwritev(f->fd, iov, count, (off_t)io->offset);
@@ -186,6 +198,8 @@ static bool moved_in_place(const struct file_store *f, struct virtq_store_io *io
 		return false;
 	if (reads)
 		virtq_req_wrote(io->req, io->bytes);
+	else
+		virtq_req_skip(io->req, io->bytes);
 	return true;
 }
 
@@ -210,6 +224,7 @@ static enum virtq_verdict start_data(struct file_store *f, struct virtq_store_io
 		}
 	}
 	fio->stage = FILE_MOVES;
+	changes(f, io, true);
 	*op = (struct virtq_op){
 		.kind = reads ? VIRTQ_OP_READ : VIRTQ_OP_WRITE, .fd = fd, .offset = io->offset,
 		.flags = f->op_flags,
@@ -226,13 +241,14 @@ static bool cannot(int64_t result)
 	       result == -ENODEV;
 }
 
-static enum virtq_verdict allocate(const struct file_store *f, struct virtq_store_io *io,
+static enum virtq_verdict allocate(struct file_store *f, struct virtq_store_io *io,
 				   enum file_stage stage, struct virtq_op *op)
 {
 	uint32_t mode = stage == FILE_PUNCHES ? FALLOC_FL_PUNCH_HOLE :
 			stage == FILE_ZEROES ? FALLOC_FL_ZERO_RANGE : 0;
 
 	file_io_of(io)->stage = stage;
+	changes(f, io, true);
 	*op = (struct virtq_op){
 		.kind = VIRTQ_OP_ALLOCATE, .fd = f->fd, .flags = mode | FALLOC_FL_KEEP_SIZE,
 		.offset = io->offset, .bytes = io->bytes,
@@ -275,17 +291,17 @@ static enum virtq_verdict punched(struct file_store *f, struct virtq_store_io *i
 static enum virtq_verdict start_discard(struct file_store *f, struct virtq_store_io *io,
 					struct virtq_op *op)
 {
-	uint64_t block = f->hole_align, end = io->offset + io->bytes;
+	/* What is no whole block stays. */
+	uint64_t from = align_up(io->offset, f->hole_align), end = io->offset + io->bytes;
 
+	end -= end % f->hole_align;
 	if (shm_flag_read(&f->no_punch))
 		return ended(io, -EOPNOTSUPP);
-	allocate(f, io, FILE_PUNCHES, op);
-	/* What is no whole block stays. */
-	op->offset = align_up(io->offset, block);
-	end -= end % block;
-	if (op->offset >= end)
+	if (from >= end)
 		return ended(io, 0);
-	op->bytes = end - op->offset;
+	allocate(f, io, FILE_PUNCHES, op);
+	op->offset = from;
+	op->bytes = end - from;
 	return VIRTQ_SUBMIT;
 }
 
@@ -321,6 +337,8 @@ enum virtq_verdict file_finish(struct virtq_store *store, struct virtq_store_io 
 	struct file_store *f = container_of(store, struct file_store, store);
 	struct file_io *fio = file_io_of(io);
 
+	if (fio->stage >= FILE_MOVES && fio->stage <= FILE_ZEROES && fio->stage != FILE_BOUNCES)
+		changes(f, io, false);
 	switch (fio->stage) {
 	case FILE_WAITS:
 		return result < 0 ? ended(io, result) : bounce(f, io, op);

@@ -353,15 +353,22 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 	for (i = 0; i < count && q->turn_bytes < ENGINE_TURN_BYTES; i++) {
 		uint64_t bytes = reqs[i]->rd.bytes + reqs[i]->wr.bytes;
 		uint32_t in_flight = q->in_flight;
+		uint64_t left = 0;
 
 		request_start(q, reqs[i], now);
-		/* It has ended: the model has moved all of it. */
-		if (q->in_flight == in_flight)
-			q->turn_bytes += bytes;
+		/*
+		 * What the model has moved itself: all of it if it has ended, else what is not
+		 * left. In what is held others may be moving the cursors.
+		 */
+		if (q->in_flight != in_flight)
+			left = q->slots[reqs[i]->slot].performing ?
+			       reqs[i]->rd.bytes + reqs[i]->wr.bytes : bytes;
+		q->turn_bytes += left < bytes ? bytes - left : 0;
 	}
 	q->part = ENGINE_BATCH;
-	/* Not many more are taken the next time than have been of use this time. */
-	q->fits = 2 * i < ENGINE_BATCH ? 2 * i : ENGINE_BATCH;
+	/* Where the turn was over not many more are taken the next time than were of use. */
+	if (i < count || 2 * i > q->fits)
+		q->fits = 2 * i < ENGINE_BATCH ? 2 * i : ENGINE_BATCH;
 	if (LIKELY(i == count))
 		return false;
 	/* The last one first: that is how it goes. */

@@ -64,6 +64,7 @@ void rig_serve(struct rig *r, const struct chain *c)
 	struct virtq_req *req;
 
 	r->shelf->count = 0;
+	r->turns = 0;
 	chain_add(&r->pair, c, r);
 	virtq_driver_publish(r->pair.driver);
 	assert_int_equal(virtq_device_pop(r->pair.device, &req, 1), 1);
@@ -71,8 +72,10 @@ void rig_serve(struct rig *r, const struct chain *c)
 	while (r->verdict == VIRTQ_SUBMIT || r->verdict == VIRTQ_HOLD) {
 		int64_t result = r->verdict == VIRTQ_HOLD ? end_held(r, c) : 0;
 
+		if (r->verdict == VIRTQ_SUBMIT && op.kind == VIRTQ_OP_TURN)
+			r->turns++;
 		if (r->verdict == VIRTQ_SUBMIT)
-			assert_int_equal(op.kind, VIRTQ_OP_TIMEOUT);
+			assert_true(op.kind == VIRTQ_OP_TIMEOUT || op.kind == VIRTQ_OP_TURN);
 		r->verdict = r->model->ops->finish(r->model, req, &op, result);
 	}
 	if (r->verdict == VIRTQ_MALFORMED)

@@ -26,6 +26,7 @@ struct rig {
 	/* Of the last request. */
 	enum virtq_verdict verdict;
 	uint32_t used_bytes;
+	unsigned int turns;		/* that it waited for */
 	/* Called before each piece of work that a SHELF_HOLD shelf holds is done. */
 	void (*meanwhile)(struct rig *r, const struct chain *c);
 };

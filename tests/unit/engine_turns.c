@@ -31,18 +31,19 @@ struct turns {
 		int kick;
 		unsigned int sent, done;
 	} many, one;
+	size_t each;			/* bytes of a request of the flood */
 	uint64_t steps;
 };
 
 static void side_open(struct turns *t, struct pair *p, const struct setting *s,
-		      struct virtq_engine_queue **queue, int kick)
+		      struct virtq_engine_queue **queue, int kick, uint64_t sector)
 {
 	pair_open(p, &(struct pair_shape){ .packed = s->shape.packed, .size = 1024 }, t->disk,
 		  DATA_AT + LONG);
 	for (uint32_t type = 0; type <= VIRTIO_BLK_T_WRITE_ZEROES; type++) {
 		struct virtq_blk_req_hdr hdr;
 
-		virtq_blk_header(&hdr, type, 0);
+		virtq_blk_header(&hdr, type, type > VIRTIO_BLK_T_OUT ? 0 : sector);
 		memcpy(p->data + REQUEST_AT(type), &hdr, sizeof(hdr));
 	}
 	for (unsigned int i = 0; i < RANGES; i++) {
@@ -57,15 +58,17 @@ static void side_open(struct turns *t, struct pair *p, const struct setting *s,
 	p->device = NULL;
 }
 
-static void turns_open(struct turns *t, const struct setting *s, const char *path, bool stepped)
+/* Requests of the flood are of @each bytes, and begin at @sector. */
+static void turns_open(struct turns *t, const struct setting *s, const char *path, size_t each,
+		       uint64_t sector)
 {
-	*t = (struct turns){ .many.kick = new_eventfd(), .one.kick = new_eventfd() };
+	*t = (struct turns){ .many.kick = new_eventfd(), .one.kick = new_eventfd(), .each = each };
 	t->engine = engine_with(&(struct virtq_engine_config){
-		.kind = s->kind, .stepped = stepped, .drain_ms = 300, .spin = VIRTQ_SPIN_OFF });
+		.kind = s->kind, .stepped = true, .drain_ms = 300, .spin = VIRTQ_SPIN_OFF });
 	t->disk = disk_make(&(struct virtq_blk_options){ .path = path, .queues = 2 });
 	assert_int_equal(t->disk->ops->features_ok(t->disk, t->disk->features), 0);
-	side_open(t, &t->many.pair, s, &t->many.queue, t->many.kick);
-	side_open(t, &t->one.pair, s, &t->one.queue, t->one.kick);
+	side_open(t, &t->many.pair, s, &t->many.queue, t->many.kick, sector);
+	side_open(t, &t->one.pair, s, &t->one.queue, t->one.kick, 0);
 }
 
 static void turns_close(struct turns *t)
@@ -115,19 +118,21 @@ static unsigned int back(struct pair *p)
 static void flood(struct turns *t, uint32_t type)
 {
 	for (unsigned int i = 0; i < FLOOD; i++)
-		send_one(&t->many.pair, i, type, LONG);
+		send_one(&t->many.pair, i, type, t->each);
 	virtq_notify_send(t->many.kick);
 }
 
 /* All of the flood, beside a reader of single sectors. */
-static void flood_beside_one(void **state, const char *path, uint32_t type, uint64_t bytes)
+static void flood_beside_one(void **state, const char *path, uint32_t type, size_t each,
+			     uint64_t sector)
 {
 	const struct setting *s = *state;
 	uint64_t asked = 0, answered = 0;
+	uint64_t bytes = type > VIRTIO_BLK_T_OUT ? RANGES * LONG : each;
 	unsigned int done = 0;
 	struct turns t;
 
-	turns_open(&t, s, path, true);
+	turns_open(&t, s, path, each, sector);
 	while (virtq_engine_step(t.engine) == 0)
 		;
 	flood(&t, type);
@@ -162,25 +167,57 @@ static void long_reads_and_writes_leave_others_their_turn(void **state)
 {
 	char *path = file_make(LONG);
 
-	flood_beside_one(state, path, VIRTIO_BLK_T_IN, LONG);
-	flood_beside_one(state, path, VIRTIO_BLK_T_OUT, LONG);
+	flood_beside_one(state, path, VIRTIO_BLK_T_IN, LONG, 0);
+	flood_beside_one(state, path, VIRTIO_BLK_T_OUT, LONG, 0);
 	file_drop(path);
-	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_IN, LONG);
-	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_OUT, LONG);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_IN, LONG, 0);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_OUT, LONG, 0);
+}
+
+/* What a model moves before its first operation counts as well. */
+static void what_is_moved_at_once_counts(void **state)
+{
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_IN, MIB, 1);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_OUT, MIB, 1);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_IN, MIB + 512, 0);
+}
+
+/* After single requests a burst is one batch all the same. */
+static void a_burst_is_one_batch(void **state)
+{
+	struct virtq_engine_stats before, after;
+	struct turns t;
+
+	turns_open(&t, *state, "null:8M", LONG, 0);
+	for (unsigned int round = 0; round < 8; round++) {
+		unsigned int left = round < 7 ? 1 : 32;
+
+		virtq_engine_queue_stats(t.one.queue, &before);
+		for (unsigned int i = 0; i < left; i++)
+			send_one(&t.one.pair, i, VIRTIO_BLK_T_IN, 512);
+		virtq_notify_send(t.one.kick);
+		while (left) {
+			virtq_engine_step(t.engine);
+			left -= back(&t.one.pair);
+		}
+		virtq_engine_queue_stats(t.one.queue, &after);
+		assert_int_equal(after.batches - before.batches, 1);
+	}
+	turns_close(&t);
 }
 
 /* What is short to ask for may be long to do. */
 static void ranges_leave_others_their_turn(void **state)
 {
-	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_WRITE_ZEROES, RANGES * LONG);
-	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_DISCARD, RANGES * LONG);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_WRITE_ZEROES, 0, 0);
+	flood_beside_one(state, "ram:8M", VIRTIO_BLK_T_DISCARD, 0, 0);
 }
 
 /* ---- Those whose turn has not come ------------------------------------------------- */
 
 static void begin_flood(struct turns *t, const struct setting *s, const char *path)
 {
-	turns_open(t, s, path, true);
+	turns_open(t, s, path, LONG, 0);
 	while (virtq_engine_step(t->engine) == 0)
 		;
 	memset(t->many.pair.data + DATA_AT, 0xee, LONG);
@@ -266,6 +303,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_ENGINES(long_reads_and_writes_leave_others_their_turn),
+		ON_ENGINES(what_is_moved_at_once_counts),
+		ON_ENGINES(a_burst_is_one_batch),
 		ON_ENGINES(ranges_leave_others_their_turn),
 		ON_ENGINES(they_end_when_the_queue_is_paused),
 		ON_ENGINES(they_touch_nothing_after_a_reset),
