@@ -66,6 +66,12 @@ static void end_task(struct run *r, struct task *t, enum virtq_verdict verdict)
 /* The model has decided; an engine would do as it says. */
 static void follow(struct run *r, struct task *t, enum virtq_verdict verdict)
 {
+	/* The turn that it waits for comes at once. */
+	while (verdict == VIRTQ_SUBMIT && t->op.kind == VIRTQ_OP_TURN) {
+		FUZZ_CHECK(!t->submitted && !t->held && t->op.bytes == t->io->bytes);
+		r->starting = t;
+		verdict = r->model->ops->finish(r->model, t->req, &t->op, 0);
+	}
 	r->starting = NULL;
 	FUZZ_CHECK((verdict == VIRTQ_SUBMIT) == t->submitted);
 	FUZZ_CHECK((verdict == VIRTQ_HOLD) == t->held);
