@@ -23,6 +23,7 @@
 
 #define SHARE 4u	/* see queue_credits() */
 #define COALESCE_US_MAX 1000000u
+#define EARLY_CALL_BYTES 32768u	/* moved at once: copying takes about as long as a wake-up */
 #define FRUITLESS_PAUSE_NS 1000000u
 
 /* ---- Life --------------------------------------------------------------- */
@@ -369,6 +370,12 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 	/* Where the turn was over not many more are taken the next time than were of use. */
 	if (i < count || 2 * i > q->fits)
 		q->fits = 2 * i < ENGINE_BATCH ? 2 * i : ENGINE_BATCH;
+	/*
+	 * A driver that sleeps is called before all are: it wakes up and has more to do
+	 * while the device is still at the rest, and need not kick.
+	 */
+	if (q->turn_bytes >= EARLY_CALL_BYTES && q->wants_call)
+		q->fits = ENGINE_PART;
 	if (LIKELY(i == count))
 		return false;
 	/* The last one first: that is how it goes. */
