@@ -23,7 +23,7 @@
 
 #define SHARE 4u	/* see queue_credits() */
 #define COALESCE_US_MAX 1000000u
-#define EARLY_CALL_BYTES 32768u	/* moved at once: copying takes about as long as a wake-up */
+#define EARLY_CALL_BYTES 32768u	/* of a batch: copying takes about as long as a wake-up */
 #define FRUITLESS_PAUSE_NS 1000000u
 
 /* ---- Life --------------------------------------------------------------- */
@@ -342,7 +342,7 @@ void queue_check_memory(struct virtq_engine_queue *q)
 /* Begin with them until the turn is over. Returns true if the rest went back to the ring. */
 static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, uint32_t count)
 {
-	uint64_t now = engine_now(q->engine);
+	uint64_t now = engine_now(q->engine), copied = 0;
 	uint32_t i;
 
 	/*
@@ -364,7 +364,10 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 		if (q->in_flight != in_flight)
 			left = q->slots[reqs[i]->slot].performing ?
 			       reqs[i]->rd.bytes + reqs[i]->wr.bytes : bytes;
-		q->turn_bytes += left < bytes ? bytes - left : 0;
+		if (left < bytes) {
+			copied += bytes - left;
+			q->turn_bytes += bytes - left;
+		}
 	}
 	q->part = ENGINE_BATCH;
 	/* Where the turn was over not many more are taken the next time than were of use. */
@@ -374,7 +377,7 @@ static bool start_batch(struct virtq_engine_queue *q, struct virtq_req **reqs, u
 	 * A driver that sleeps is called before all are: it wakes up and has more to do
 	 * while the device is still at the rest, and need not kick.
 	 */
-	if (q->turn_bytes >= EARLY_CALL_BYTES && q->wants_call)
+	if (copied >= EARLY_CALL_BYTES && q->wants_call)
 		q->fits = ENGINE_PART;
 	if (LIKELY(i == count))
 		return false;
